@@ -1,0 +1,56 @@
+# make demo, test, bench, lint: each sets up what it needs in $(VENV) first, once.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+
+.DELETE_ON_ERROR:
+.PHONY: demo test bench lint clean FORCE
+
+demo: $(VENV)/.installed
+	@$(BIN)/python -m fastrnn demo $(ARGS)
+
+test: $(VENV)/.installed
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.installed $(VENV)/.requirements-bench
+	@$(BIN)/python -m fastrnn bench $(ARGS)
+
+lint: $(VENV)/.requirements
+	@echo "lint: ruff check, ruff format, mypy"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy fastrnn
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --clear: what an interrupted run left is no environment.
+$(BIN)/python:
+	@echo "setup: virtual environment in $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/.requirements: requirements.txt | $(BIN)/python
+	@echo "setup: pinned requirements (some minutes the first time)"
+	@$(PIP) install --requirement $<
+	@touch $@
+
+$(VENV)/.requirements-bench: requirements-bench.txt $(VENV)/.requirements
+	@echo "setup: pinned requirements of the benchmarks"
+	@$(PIP) install --requirement $<
+	@touch $@
+
+# Editable: Python files are read where they lie; compiled files are what a stamp has to watch.
+$(VENV)/.installed: $(VENV)/.requirements $(VENV)/.files pyproject.toml CMakeLists.txt \
+		$(shell find csrc -type f)
+	@echo "setup: compiling and installing fastrnn"
+	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# The names of all files: the installation maps each module, so one that comes or goes counts.
+$(VENV)/.files: FORCE | $(BIN)/python
+	@find csrc fastrnn kernels -type f ! -name '*.pyc' | LC_ALL=C sort > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@

@@ -1,0 +1,36 @@
+// Elman network: h = phi(x + a).
+#pragma once
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+struct RnnBase {
+  static constexpr int kGates = 1, kExtra = 0, kSaved = 0;
+  static constexpr bool kApart = false, kReadsH = false, kReadsOut = true;
+};
+
+struct RnnTanh : RnnBase {
+  template <class V>
+  static inline void forward(const V* x, const V* a, V, V*, V& h, V*) {
+    h = tanh(x[0] + a[0]);
+  }
+  template <class V>
+  static inline void backward(const V*, V h, V, const V*, V dh, V*, V* dx, V*, V&) {
+    dx[0] = dh * (1 - h * h);
+  }
+};
+
+struct RnnRelu : RnnBase {
+  template <class V>
+  static inline void forward(const V* x, const V* a, V, V*, V& h, V*) {
+    const V sum = x[0] + a[0];
+    h = sum <= 0 ? V{} : sum;  // in this order NaN stays NaN
+  }
+  template <class V>
+  static inline void backward(const V*, V h, V, const V*, V dh, V*, V* dx, V*, V&) {
+    dx[0] = h <= 0 ? V{} : dh;
+  }
+};
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

@@ -1,0 +1,162 @@
+#include "dispatch.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+
+namespace fastrnn {
+
+#define ISA(name)              \
+  namespace name {             \
+  extern const Table table;    \
+  }
+ISA(baseline)
+#if defined(FASTRNN_HAS_AVX2)
+ISA(avx2)
+#endif
+#if defined(FASTRNN_HAS_AVX512)
+ISA(avx512)
+#endif
+#if defined(FASTRNN_HAS_AMX)
+ISA(amx)
+#endif
+#undef ISA
+
+namespace {
+
+#if defined(__x86_64__)
+
+bool has_amx_and_bf16() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool tiles = (d >> 22 & 1) && (d >> 24 & 1) && (d >> 25 & 1);
+  if (!tiles || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return false;
+  return a >> 5 & 1;
+}
+
+// Linux hands out the tiles' state only to who asks for it.
+bool may_use_amx() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+#endif
+
+std::vector<const Table*> find_tables() {
+  std::vector<const Table*> found = {&baseline::table};
+#if defined(FASTRNN_HAS_AVX2)
+  if (has_avx2()) found.push_back(&avx2::table);
+#endif
+#if defined(FASTRNN_HAS_AVX512)
+  if (has_avx512()) found.push_back(&avx512::table);
+#endif
+#if defined(FASTRNN_HAS_AMX)
+  if (has_avx512() && has_amx_and_bf16() && may_use_amx()) found.push_back(&amx::table);
+#endif
+  return found;
+}
+
+const std::vector<const Table*>& tables() {
+  static const std::vector<const Table*> found = find_tables();
+  return found;
+}
+
+// FASTRNN_ISA is a cap: a set this processor lacks leaves the best one below it.
+const Table* initial_table() {
+  static const char* const kOrder[] = {"baseline", "avx2", "avx512", "amx"};
+  const char* cap = std::getenv("FASTRNN_ISA");
+  if (cap == nullptr || *cap == '\0') return tables().back();
+  const Table* best = nullptr;
+  for (const char* name : kOrder) {
+    for (const Table* table : tables())
+      if (std::string(name) == table->name) best = table;
+    if (std::string(name) == cap) return best;
+  }
+  throw std::invalid_argument(
+      "FASTRNN_ISA should be one of baseline, avx2, avx512, amx, got: '" + std::string(cap) + "'");
+}
+
+std::atomic<const Table*>& current() {
+  static std::atomic<const Table*> table{initial_table()};
+  return table;
+}
+
+constexpr const char* kCellNames[] = {
+#define CELL(name, type) #name,
+#include "cells/cells.def"
+#undef CELL
+};
+
+}  // namespace
+
+const Table& table() { return *current().load(std::memory_order_relaxed); }
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (const Table* table : tables()) names.push_back(table->name);
+  return names;
+}
+
+void use_isa(const std::string& name) {
+  for (const Table* table : tables()) {
+    if (name == table->name) {
+      current().store(table, std::memory_order_relaxed);
+      return;
+    }
+  }
+  throw std::invalid_argument("instruction set '" + name + "' was not built or is not available");
+}
+
+std::vector<std::string> cpu_features() {
+  std::vector<std::string> found;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) found.push_back("avx2");
+  if (__builtin_cpu_supports("fma")) found.push_back("fma");
+  if (__builtin_cpu_supports("avx512f")) found.push_back("avx512f");
+  if (__builtin_cpu_supports("avx512bw")) found.push_back("avx512bw");
+  if (__builtin_cpu_supports("avx512vl")) found.push_back("avx512vl");
+  if (__builtin_cpu_supports("avx512dq")) found.push_back("avx512dq");
+  if (__builtin_cpu_supports("avx512vnni")) found.push_back("avx512vnni");
+  unsigned a, b, c, d;
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1)) found.push_back("avx512bf16");
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+    if (d >> 24 & 1) found.push_back("amx-tile");
+    if (d >> 22 & 1) found.push_back("amx-bf16");
+    if (d >> 25 & 1) found.push_back("amx-int8");
+  }
+#elif defined(__aarch64__)
+  found.push_back("neon");
+#endif
+  return found;
+}
+
+const char* cell_name(int id) { return kCellNames[id]; }
+
+int cell_id(const std::string& name) {
+  for (int id = 0; id < kNumCells; ++id)
+    if (name == kCellNames[id]) return id;
+  throw std::invalid_argument("there is no kernel for the cell '" + name + "'");
+}
+
+}  // namespace fastrnn

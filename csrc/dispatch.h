@@ -1,0 +1,26 @@
+// Which instruction set's kernels are in use.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "types.h"
+
+namespace fastrnn {
+
+// The table in use: the best this processor runs, capped by FASTRNN_ISA.
+const Table& table();
+
+// Names of the sets that were built and that this processor runs, plainest first.
+std::vector<std::string> isas();
+
+// Switches to one of `isas()` for the whole process; throws std::invalid_argument.
+void use_isa(const std::string& name);
+
+// What the processor has of what any of the sets uses.
+std::vector<std::string> cpu_features();
+
+const char* cell_name(int id);
+int cell_id(const std::string& name);  // throws std::invalid_argument
+
+}  // namespace fastrnn

@@ -1,0 +1,21 @@
+// How a scan is split over threads, and the running of it.
+#pragma once
+
+#include "types.h"
+
+namespace fastrnn {
+
+// Recurrences, batch rows and blocks of units are each cut in so many parts; a thread
+// gets one part of each. Only parts of units must meet at a barrier, every step.
+struct Plan {
+  int recurrences = 1, rows = 1, units = 1;
+  int threads() const { return recurrences * rows * units; }
+};
+
+// Pure: the decision for at most `threads` threads, blocks of `width` units.
+Plan make_plan(const ScanArgs& args, int gates, int width, int threads);
+
+using Entry = void (*)(const ScanArgs&, const Slice&);
+void run(const ScanArgs& args, Entry entry, int gates, int width, int threads);
+
+}  // namespace fastrnn

@@ -1,0 +1,171 @@
+// The recurrent product: acc[r][g] = sum_k h[r][k] * w[g][unit][k] for a tile of rows
+// and blocks of units, with the weights packed so that one stream through memory meets
+// all gates of a block: packed[block][k][g][lane].
+//
+// Every sum runs over k in order in one accumulator, whatever the tile: a row's bits
+// depend neither on its neighbours nor on the number of threads.
+//
+// Bound, per step: 2 G H K B operations, and G H K numbers of weights streamed once for
+// each `max_rows` rows. One row is bound by the stream, from three rows on by the FMAs.
+#pragma once
+
+#include <cstddef>
+
+#include "vec.h"
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Accumulators that fit in registers beside one weight vector and one broadcast a row.
+constexpr int kAccumulators = kRegisters == 32 ? 24 : 12;
+
+// Blocks taken together: several where a cell has few gates, and more for a single row,
+// whose accumulators must cover the latency of the FMA.
+template <int G>
+constexpr int kBlocksOne = G >= 4 ? 2 : G >= 2 ? 4 : 8;
+template <int G>
+constexpr int kBlocksMany = G >= 3 ? 1 : G == 2 ? 2 : 4;
+
+template <int G, int U>
+constexpr int kMaxRows = kAccumulators / (G * U) > 8 ? 8 : kAccumulators / (G * U);
+
+// A tile held in registers; U blocks, R rows.
+template <class C, int G, int U, int R>
+inline __attribute__((always_inline)) void multiply(const C* w, int64_t block, const C* h,
+                                                    int64_t ld, int64_t K, Vec<C>* acc) {
+  constexpr int W = kLanes<C>;
+  Vec<C> sum[R][U * G];
+#pragma GCC unroll 32
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 32
+    for (int v = 0; v < U * G; ++v) sum[r][v] = Vec<C>{};
+  for (int64_t k = 0; k < K; ++k) {
+#pragma GCC unroll 32
+    for (int u = 0; u < U; ++u)
+#pragma GCC unroll 32
+      for (int g = 0; g < G; ++g) {
+        const Vec<C> weight = load(w + u * block + (k * G + g) * W);
+#pragma GCC unroll 32
+        for (int r = 0; r < R; ++r) sum[r][u * G + g] += weight * h[r * ld + k];
+      }
+  }
+#pragma GCC unroll 32
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 32
+    for (int v = 0; v < U * G; ++v) acc[r * U * G + v] = sum[r][v];
+}
+
+// The same, not inlined: shared by all cells of G gates and all storage types.
+template <class C, int G, int U, int R>
+__attribute__((noinline)) void multiply_shared(const C* w, int64_t block, const C* h, int64_t ld,
+                                               int64_t K, Vec<C>* acc) {
+  multiply<C, G, U, R>(w, block, h, ld, K, acc);
+}
+
+template <class C, int G, int U, int R>
+void multiply_rows(int64_t rows, const C* w, int64_t block, const C* h, int64_t ld, int64_t K,
+                   Vec<C>* acc) {
+  if constexpr (R > 1) {
+    if (rows < R) return multiply_rows<C, G, U, R - 1>(rows, w, block, h, ld, K, acc);
+  }
+  multiply_shared<C, G, U, R>(w, block, h, ld, K, acc);
+}
+
+// Calls epilogue(row, block of units, acc[G]) for rows [r0, r1) and blocks [u0, u1).
+template <class C, int G>
+struct Product {
+  const C* packed;
+  int64_t K;
+  const C* h;  // [rows, ld]
+  int64_t ld;
+
+  template <class Epilogue>
+  inline void run(int64_t r0, int64_t r1, int64_t u0, int64_t u1, Epilogue&& epilogue) const {
+    if (r1 - r0 == 1)
+      single<kBlocksOne<G>>(r0, u0, u1, epilogue);
+    else if (r1 > r0)
+      many<kBlocksMany<G>>(r0, r1, u0, u1, epilogue);
+  }
+
+ private:
+  int64_t block_size() const { return K * G * kLanes<C>; }
+
+  // One row: the accumulators stay in registers up to the gate functions.
+  template <int U, class Epilogue>
+  inline void single(int64_t row, int64_t u, int64_t u1, Epilogue&& epilogue) const {
+    for (; u + U <= u1; u += U) {
+      Vec<C> acc[U * G];
+      multiply<C, G, U, 1>(packed + u * block_size(), block_size(), h + row * ld, ld, K, acc);
+      for (int i = 0; i < U; ++i) epilogue(row, u + i, acc + i * G);
+    }
+    if constexpr (U > 1) {
+      if (u < u1) single<U / 2>(row, u, u1, epilogue);
+    }
+  }
+
+  // Many rows, in groups as even as can be; a block's weights serve all groups in turn.
+  template <int U, class Epilogue>
+  inline void many(int64_t r0, int64_t r1, int64_t u, int64_t u1, Epilogue&& epilogue) const {
+    constexpr int R = kMaxRows<G, U>;
+    const int64_t groups = ceil_div(r1 - r0, R);
+    Vec<C> acc[R * U * G];
+    for (; u + U <= u1; u += U) {
+      for (int64_t group = 0; group < groups; ++group) {
+        const int64_t first = r0 + (r1 - r0) * group / groups;
+        const int64_t last = r0 + (r1 - r0) * (group + 1) / groups;
+        multiply_rows<C, G, U, R>(last - first, packed + u * block_size(), block_size(),
+                                  h + first * ld, ld, K, acc);
+        for (int64_t r = first; r < last; ++r)
+          for (int i = 0; i < U; ++i) epilogue(r, u + i, acc + ((r - first) * U + i) * G);
+      }
+    }
+    if constexpr (U > 1) {
+      if (u < u1) many<U / 2>(r0, r1, u, u1, epilogue);
+    }
+  }
+};
+
+// packed[block][k][g][lane] = w[g*step_g + unit*step_u + k*step_k], zero past the last unit.
+template <class S>
+void pack(const void* source, int64_t G, int64_t U, int64_t K, int64_t step_g, int64_t step_u,
+          int64_t step_k, void* target) {
+  using C = typename Wide<S>::type;
+  constexpr int W = kLanes<C>;
+  const S* w = static_cast<const S*>(source);
+  C* packed = static_cast<C*>(target);
+  for (int64_t block = 0; block * W < U; ++block) {
+    const int lanes = int(min_of(W, U - block * W));
+    C* base = packed + block * K * G * W;
+    for (int64_t g = 0; g < G; ++g) {
+      const S* from = w + g * step_g + block * W * step_u;
+      C* to = base + g * W;
+      if (step_u == 1) {
+        for (int64_t k = 0; k < K; ++k) store(to + k * G * W, load(from + k * step_k, lanes));
+        continue;
+      }
+      // A transposition: eight units' rows at a time keep their cache lines.
+      for (int64_t k0 = 0; k0 < K; k0 += 16) {
+        const int64_t k1 = min_of(K, k0 + 16);
+        for (int lane = 0; lane < lanes; ++lane)
+          for (int64_t k = k0; k < k1; ++k)
+            to[k * G * W + lane] = to_wide(from[lane * step_u + k * step_k]);
+        for (int lane = lanes; lane < W; ++lane)
+          for (int64_t k = k0; k < k1; ++k) to[k * G * W + lane] = 0;
+      }
+    }
+  }
+}
+
+template <class S>
+size_t packed_bytes(int64_t G, int64_t U, int64_t K) {
+  using C = typename Wide<S>::type;
+  return size_t(round_up(U, kLanes<C>)) * size_t(G) * size_t(K) * sizeof(C);
+}
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

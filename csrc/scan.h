@@ -1,0 +1,371 @@
+// The time loop, forward and backward, over any cell and storage type.
+//
+// A thread works on a Slice: some recurrences, batch rows and blocks of units. Where
+// threads share rows and split units, h (forward) or the gates' gradients (backward)
+// are exchanged through a double buffer with one barrier a step.
+#pragma once
+
+#include "math.h"
+#include "product.h"
+#include "types.h"
+
+// After math.h: cells use its functions.
+#include "cells/cells.h"
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+template <class S>
+inline S* at(const Rows& rows, int64_t row, int64_t n) {
+  return static_cast<S*>(rows.data) + row * rows.row + n * rows.n;
+}
+template <class S>
+inline S* at(const States& states, int64_t b, int64_t n) {
+  return static_cast<S*>(states.data) + b * states.b + n * states.n;
+}
+
+// Steps in the order in which a recurrence meets them.
+struct Steps {
+  const ScanArgs& a;
+  bool reverse;
+  int64_t time(int64_t p) const { return reverse ? a.T - 1 - p : p; }
+  // Sequences present at the p-th step met; none before the first and after the last.
+  int64_t active(int64_t p) const { return p < 0 || p >= a.T ? 0 : a.active[time(p)]; }
+};
+
+// Rows of numbers in the type of accumulation, each row a whole number of vectors.
+template <class C>
+struct Buffer {
+  C* data = nullptr;
+  int64_t ld = 0;
+  C* row(int64_t r) const { return data + r * ld; }
+};
+
+// Deals out scratch memory; with no memory, only counts it.
+struct Arena {
+  char* base;
+  size_t used = 0;
+  template <class C>
+  Buffer<C> take(int64_t rows, int64_t width) {
+    Buffer<C> buffer;
+    buffer.ld = round_up(width, kLanes<C>);
+    if (base) buffer.data = reinterpret_cast<C*>(base + used);
+    used += size_t(round_up(rows * buffer.ld * int64_t(sizeof(C)), 64));
+    return buffer;
+  }
+};
+
+template <class C, class S>
+inline void copy_row(C* to, const S* from, int64_t width) {
+  constexpr int W = kLanes<C>;
+  for (int64_t u = 0; u < width; u += W)
+    store(to + u, load(from + u, int(min_of(W, width - u))), W);
+}
+template <class C, class S>
+inline void write_row(S* to, const C* from, int64_t width) {
+  constexpr int W = kLanes<C>;
+  for (int64_t u = 0; u < width; u += W)
+    store(to + u, load(from + u, W), int(min_of(W, width - u)));
+}
+
+// What both directions in time share: the slice, and how many units a block really has.
+template <class Cell, class S>
+struct Loop {
+  using C = typename Wide<S>::type;
+  using V = Vec<C>;
+  static constexpr int W = kLanes<C>;
+  static constexpr int G = Cell::kGates;
+  static constexpr int X = Cell::kExtra;
+  // Arrays of no elements are not C++.
+  static constexpr int kExtraSlots = X ? X : 1, kSavedSlots = Cell::kSaved ? Cell::kSaved : 1;
+
+  const ScanArgs& a;
+  const Slice& slice;
+
+  int lanes(int64_t u, int64_t width) const { return int(min_of(W, width - u * W)); }
+  int64_t blocks_of(int64_t width) const { return ceil_div(width, W); }
+  void join() const {
+    if (slice.barrier) wait(slice.barrier);
+  }
+  // The part of rows [from, to) that is this thread's.
+  int64_t first_row(int64_t from) const { return max_of(from, slice.b0); }
+  int64_t last_row(int64_t to) const { return min_of(to, slice.b1); }
+};
+
+template <class Cell, class S>
+struct Forward : Loop<Cell, S> {
+  using Base = Loop<Cell, S>;
+  using typename Base::C;
+  using typename Base::V;
+  using Base::a, Base::slice, Base::W, Base::G, Base::X;
+
+  struct Scratch {
+    Buffer<C> h[2], extra[Base::kExtraSlots], hidden;
+  };
+
+  static Scratch scratch(const ScanArgs& a, Arena& arena) {
+    Scratch s;
+    for (auto& h : s.h) h = arena.take<C>(a.B, a.K);
+    for (int x = 0; x < X; ++x) s.extra[x] = arena.take<C>(a.B, a.H);
+    if (a.projected) s.hidden = arena.take<C>(a.B, a.H);
+    return s;
+  }
+
+  static size_t bytes(const ScanArgs& a) {
+    Arena arena{nullptr};
+    scratch(a, arena);
+    return arena.used * size_t(a.N);
+  }
+
+  static void entry(const ScanArgs& a, const Slice& slice) {
+    Arena arena{a.scratch};
+    Arena counter{nullptr};
+    scratch(a, counter);
+    arena.used = counter.used * size_t(slice.n0);
+    for (int64_t n = slice.n0; n < slice.n1; ++n) {
+      const Scratch s = scratch(a, arena);
+      Forward{{a, slice}}.run(n, s);
+    }
+  }
+
+  void run(int64_t n, const Scratch& s) const {
+    const Steps steps{a, a.reverse[n] != 0};
+    // The threads of a row share its states: the first of them lays them out.
+    if (slice.u0 == 0) {
+      for (int64_t b = slice.b0; b < slice.b1; ++b) {
+        const S* h_0 = at<S>(a.states[0], b, n);
+        for (const auto& h : s.h) copy_row(h.row(b), h_0, a.K);
+        for (int x = 0; x < X; ++x) copy_row(s.extra[x].row(b), at<S>(a.states[1 + x], b, n), a.H);
+      }
+    }
+    this->join();
+    for (int64_t p = 0; p < a.T; ++p) {
+      step(n, s, steps, p);
+      this->join();
+    }
+    if (slice.u0 == 0) {
+      for (int64_t b = slice.b0; b < slice.b1; ++b) {
+        // Reversed, all sequences end with the last step met; forwards, each at its own length.
+        int64_t end = a.T;
+        while (end > 0 && steps.active(end - 1) <= b) --end;
+        write_row(at<S>(a.finals[0], b, n), s.h[end & 1].row(b), a.K);
+        for (int x = 0; x < X; ++x)
+          write_row(at<S>(a.finals[1 + x], b, n), s.extra[x].row(b), a.H);
+      }
+    }
+  }
+
+  void step(int64_t n, const Scratch& s, const Steps& steps, int64_t p) const {
+    const int64_t r0 = slice.b0, r1 = this->last_row(steps.active(p));
+    const int64_t start = a.starts[steps.time(p)];
+    const Buffer<C>& h_prev = s.h[p & 1];
+    const Buffer<C>& h_next = s.h[(p + 1) & 1];
+    const C* bias = a.bias_hh ? static_cast<const C*>(a.bias_hh[n]) : nullptr;
+    const int64_t H = a.H;
+
+    const Product<C, G> gates{static_cast<const C*>(a.weight_hh[n]), a.K, h_prev.data, h_prev.ld};
+    gates.run(r0, r1, slice.u0, slice.u1,
+              [&](int64_t b, int64_t u, V* sums) {
+      const int count = this->lanes(u, H);
+      const int64_t unit = u * W;
+      const S* x_row = at<S>(a.gates_x, start + b, n) + unit;
+      V x[G], state[Base::kExtraSlots], saved[Base::kSavedSlots], h{}, h_old{};
+      for (int g = 0; g < G; ++g) {
+        x[g] = load(x_row + g * H, count);
+        if (bias) sums[g] += load(bias + (u * G + g) * W);
+      }
+      for (int i = 0; i < X; ++i) state[i] = load(s.extra[i].row(b) + unit);
+      if constexpr (Cell::kReadsH) h_old = load(h_prev.row(b) + unit);
+      Cell::forward(x, sums, h_old, state, h, saved);
+      for (int i = 0; i < X; ++i) store(s.extra[i].row(b) + unit, state[i]);
+      if (a.save) {
+        C* kept = at<C>(a.reserve, start + b, n) + unit;
+        for (int i = 0; i < Cell::kSaved; ++i) store(kept + i * H, saved[i], count);
+      }
+      if (a.projected) {
+        store(s.hidden.row(b) + unit, h);
+        if (a.save) store(at<S>(a.hidden, start + b, n) + unit, h, count);
+      } else {
+        store(h_next.row(b) + unit, h);
+        store(at<S>(a.out, start + b, n) + unit, h, count);
+      }
+    });
+
+    if (a.projected) {
+      const Product<C, 1> project{static_cast<const C*>(a.weight_hr[n]), H, s.hidden.data,
+                                  s.hidden.ld};
+      project.run(r0, r1, 0, this->blocks_of(a.K), [&](int64_t b, int64_t u, V* sums) {
+        store(h_next.row(b) + u * W, sums[0]);
+        store(at<S>(a.out, start + b, n) + u * W, sums[0], this->lanes(u, a.K));
+      });
+    }
+  }
+};
+
+template <class Cell, class S>
+struct Backward : Loop<Cell, S> {
+  using Base = Loop<Cell, S>;
+  using typename Base::C;
+  using typename Base::V;
+  using Base::a, Base::slice, Base::W, Base::G, Base::X;
+
+  struct Scratch {
+    Buffer<C> dgates[2];  // recurrent side, as the rows of weight_hh
+    Buffer<C> dh;         // what reaches h_{t-1} past the product; at first, h_n's gradient
+    Buffer<C> dextra[Base::kExtraSlots];
+    Buffer<C> dproj;  // h's gradient before the projection's product
+  };
+
+  static Scratch scratch(const ScanArgs& a, Arena& arena) {
+    Scratch s;
+    for (auto& dgates : s.dgates) dgates = arena.take<C>(a.B, G * a.H);
+    s.dh = arena.take<C>(a.B, a.K);
+    for (int x = 0; x < X; ++x) s.dextra[x] = arena.take<C>(a.B, a.H);
+    if (a.projected) s.dproj = arena.take<C>(a.B, a.K);
+    return s;
+  }
+
+  static size_t bytes(const ScanArgs& a) {
+    Arena arena{nullptr};
+    scratch(a, arena);
+    return arena.used * size_t(a.N);
+  }
+
+  static void entry(const ScanArgs& a, const Slice& slice) {
+    Arena arena{a.scratch};
+    Arena counter{nullptr};
+    scratch(a, counter);
+    arena.used = counter.used * size_t(slice.n0);
+    for (int64_t n = slice.n0; n < slice.n1; ++n) {
+      const Scratch s = scratch(a, arena);
+      Backward{{a, slice}}.run(n, s);
+    }
+  }
+
+  void run(int64_t n, const Scratch& s) const {
+    const Steps steps{a, a.reverse[n] != 0};
+    if (slice.u0 == 0) {
+      for (int64_t b = slice.b0; b < slice.b1; ++b) {
+        copy_row(s.dh.row(b), at<S>(a.grad_finals[0], b, n), a.K);
+        for (int x = 0; x < X; ++x)
+          copy_row(s.dextra[x].row(b), at<S>(a.grad_finals[1 + x], b, n), a.H);
+        // A sequence of no steps: its final state is its initial one.
+        if (b >= steps.active(0) && b >= steps.active(a.T - 1)) {
+          write_row(at<S>(a.grad_states[0], b, n), s.dh.row(b), a.K);
+          for (int x = 0; x < X; ++x)
+            write_row(at<S>(a.grad_states[1 + x], b, n), s.dextra[x].row(b), a.H);
+        }
+      }
+    }
+    this->join();
+    // One step more than there are: the last leads to the initial states.
+    for (int64_t p = a.T - 1; p >= -1; --p) {
+      step(n, s, steps, p);
+      this->join();
+    }
+  }
+
+  // The p-th step met. Of the sequences at the step met after it (they bring gradients
+  // to multiply) some were not yet there at this one, so it is their initial state
+  // they lead to; others end here, and have nothing to multiply.
+  void step(int64_t n, const Scratch& s, const Steps& steps, int64_t p) const {
+    const int64_t here = steps.active(p), later = steps.active(p + 1);
+    const int64_t both = min_of(here, later);
+    const Buffer<C>& dgates = s.dgates[(p + 1) & 1];
+    const Product<C, 1> product{static_cast<const C*>(a.weight_hh[n]), G * a.H, dgates.data,
+                                dgates.ld};
+    const int64_t u0 = slice.u0, u1 = a.projected ? this->blocks_of(a.K) : slice.u1;
+
+    auto initial = [&](int64_t b, int64_t u, V* sums) {
+      const V dh = sums[0] + load(s.dh.row(b) + u * W);
+      store(at<S>(a.grad_states[0], b, n) + u * W, dh, this->lanes(u, a.K));
+      if (!a.projected) initial_extra(n, s, b, u);
+    };
+    product.run(this->first_row(here), this->last_row(later), u0, u1, initial);
+
+    if (a.projected) {
+      for (int64_t b = this->first_row(here); b < this->last_row(later); ++b)
+        for (int64_t u = 0; u < this->blocks_of(a.H); ++u) initial_extra(n, s, b, u);
+      if (p < 0) return;
+      const int64_t row = a.starts[steps.time(p)];
+      auto arrive = [&](int64_t b, int64_t u, V* sums) {
+        const int count = this->lanes(u, a.K);
+        const V dh = sums[0] + load(s.dh.row(b) + u * W) +
+                     load(at<S>(a.grad_out, row + b, n) + u * W, count);
+        store(s.dh.row(b) + u * W, V{});
+        store(s.dproj.row(b) + u * W, dh);
+        store(at<S>(a.dproj, row + b, n) + u * W, dh, count);
+      };
+      product.run(this->first_row(0), this->last_row(both), u0, u1, arrive);
+      without_product(this->first_row(later), this->last_row(here), u0, u1, arrive);
+      const Product<C, 1> project{static_cast<const C*>(a.weight_hr[n]), a.K, s.dproj.data,
+                                  s.dproj.ld};
+      project.run(this->first_row(0), this->last_row(here), 0, this->blocks_of(a.H),
+                  [&](int64_t b, int64_t u, V* sums) { cell(n, s, steps, p, b, u, sums[0]); });
+      return;
+    }
+    if (p < 0) return;
+    const int64_t row = a.starts[steps.time(p)];
+    auto arrive = [&](int64_t b, int64_t u, V* sums) {
+      const V dh = sums[0] + load(s.dh.row(b) + u * W) +
+                   load(at<S>(a.grad_out, row + b, n) + u * W, this->lanes(u, a.K));
+      cell(n, s, steps, p, b, u, dh);
+    };
+    product.run(this->first_row(0), this->last_row(both), u0, u1, arrive);
+    without_product(this->first_row(later), this->last_row(here), u0, u1, arrive);
+  }
+
+  template <class Epilogue>
+  void without_product(int64_t r0, int64_t r1, int64_t u0, int64_t u1, Epilogue&& epilogue) const {
+    V zero{};
+    for (int64_t b = r0; b < r1; ++b)
+      for (int64_t u = u0; u < u1; ++u) epilogue(b, u, &zero);
+  }
+
+  void initial_extra(int64_t n, const Scratch& s, int64_t b, int64_t u) const {
+    for (int x = 0; x < X; ++x)
+      store(at<S>(a.grad_states[1 + x], b, n) + u * W, load(s.dextra[x].row(b) + u * W),
+            this->lanes(u, a.H));
+  }
+
+  // One cell's backward for one row and block of units, given h's whole gradient.
+  __attribute__((noinline)) void cell(int64_t n, const Scratch& s, const Steps& steps, int64_t p,
+                                      int64_t b, int64_t u, V dh) const {
+    const int64_t H = a.H, unit = u * W;
+    const int count = this->lanes(u, H);
+    const int64_t row = a.starts[steps.time(p)] + b;
+    const bool first = b >= steps.active(p - 1);
+    const int64_t before = first ? 0 : a.starts[steps.time(p - 1)] + b;
+
+    V saved[Base::kSavedSlots], s_prev[Base::kExtraSlots], ds[Base::kExtraSlots], dx[G], da[G];
+    V h{}, h_prev{}, dh_prev{};
+    const C* kept = at<C>(a.reserve, row, n) + unit;
+    for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(kept + i * H, count);
+    for (int x = 0; x < X; ++x) {
+      s_prev[x] = first ? load(at<S>(a.states[1 + x], b, n) + unit, count)
+                        : load(at<C>(a.reserve, before, n) + (Cell::kSaved - X + x) * H + unit,
+                               count);
+      ds[x] = load(s.dextra[x].row(b) + unit);
+    }
+    if constexpr (Cell::kReadsOut) h = load(at<S>(a.out, row, n) + unit, count);
+    if constexpr (Cell::kReadsH)
+      h_prev = load(first ? at<S>(a.states[0], b, n) + unit : at<S>(a.out, before, n) + unit, count);
+
+    Cell::backward(saved, h, h_prev, s_prev, dh, ds, dx, da, dh_prev);
+
+    S* dx_row = at<S>(a.dgates_x, row, n) + unit;
+    C* exchange = s.dgates[p & 1].row(b) + unit;
+    for (int g = 0; g < G; ++g) {
+      const V recurrent = Cell::kApart ? da[g] : dx[g];
+      store(dx_row + g * H, dx[g], count);
+      store(exchange + g * H, recurrent, count);
+      if constexpr (Cell::kApart)
+        store(at<S>(a.dgates_h, row, n) + unit + g * H, recurrent, count);
+    }
+    for (int x = 0; x < X; ++x) store(s.dextra[x].row(b) + unit, ds[x]);
+    if (!a.projected) store(s.dh.row(b) + unit, dh_prev);
+  }
+};
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

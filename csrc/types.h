@@ -1,0 +1,107 @@
+// What the bindings, the dispatcher and the kernels of each instruction set agree on.
+// Plain data only: this header is compiled with different machine flags, and nothing
+// in it may become a function that the linker could take from the wrong object.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastrnn {
+
+enum class DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
+
+// [rows, N, X]: X contiguous, strides in elements. data == nullptr means "not wanted".
+struct Rows {
+  void* data = nullptr;
+  int64_t row = 0;
+  int64_t n = 0;
+};
+
+// [N, B, X]: X contiguous, strides in elements.
+struct States {
+  void* data = nullptr;
+  int64_t b = 0;
+  int64_t n = 0;
+};
+
+// A weight matrix [G*U, K] as the user has it: any strides.
+struct Weight {
+  const void* data = nullptr;
+  int64_t row = 0;
+  int64_t column = 0;
+};
+
+constexpr int kMaxStates = 4;
+
+// One scan, forward or backward. Letters as in fastrnn/reference.py.
+struct ScanArgs {
+  int64_t T = 0, B = 0, N = 0, H = 0;
+  int64_t K = 0;           // width of h: P with a projection, else H
+  bool projected = false;
+  bool save = false;       // forward: write reserve (and hidden)
+
+  const int64_t* starts = nullptr;  // [T+1] first row of each step
+  const int64_t* active = nullptr;  // [T] sequences that reach it, descending
+  const uint8_t* reverse = nullptr; // [N]
+
+  // Per recurrence, packed by the same instruction set's `pack`; a bias as a matrix of depth 1.
+  const void* const* weight_hh = nullptr;
+  const void* const* weight_hr = nullptr;
+  const void* const* bias_hh = nullptr;  // or nullptr
+
+  Rows gates_x, out, reserve, hidden;
+  States states[kMaxStates], finals[kMaxStates];
+
+  // Backward only.
+  Rows grad_out, dgates_x, dgates_h, dproj;
+  States grad_finals[kMaxStates], grad_states[kMaxStates];
+
+  char* scratch = nullptr;  // scratch_bytes() of it, 64-byte aligned
+};
+
+// A spin barrier among the threads that share a recurrence's units (parallel.cpp).
+struct Barrier;
+void wait(Barrier* barrier);
+
+// What one thread does: recurrences, batch rows and blocks of units.
+struct Slice {
+  int64_t n0, n1, b0, b1, u0, u1;
+  Barrier* barrier;  // nullptr where no other thread works on the same rows
+};
+
+// The functions of one cell and dtype.
+struct Kernel {
+  void (*forward)(const ScanArgs&, const Slice&);
+  void (*backward)(const ScanArgs&, const Slice&);
+  size_t (*forward_scratch)(const ScanArgs&);
+  size_t (*backward_scratch)(const ScanArgs&);
+  int gates, states, saved;
+};
+
+// The functions of one dtype that no cell changes.
+struct Packing {
+  // Units in a block, and bytes of a matrix of G gates, U units and depth K.
+  int width;
+  size_t (*bytes)(int64_t G, int64_t U, int64_t K);
+  // packed[block][k][g][lane] = w[g*step_g + unit*step_u + k*step_k]
+  void (*pack)(const void* w, int64_t G, int64_t U, int64_t K, int64_t step_g, int64_t step_u,
+               int64_t step_k, void* packed);
+};
+
+constexpr int kNumDTypes = 4;
+
+enum CellId : int {
+#define CELL(name, type) k_##name,
+#include "cells/cells.def"
+#undef CELL
+  kNumCells
+};
+
+// Everything an instruction set offers.
+struct Table {
+  const char* name;
+  Kernel kernels[kNumCells][kNumDTypes];
+  Packing packing[kNumDTypes];
+};
+
+}  // namespace fastrnn

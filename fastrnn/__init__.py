@@ -1,0 +1,28 @@
+"""Fused recurrent layers for PyTorch, drop-in for `torch.nn`'s.
+
+`RNN`, `LSTM`, `GRU` and their cells are modules; `fastrnn.functional` is the same
+without modules; `convert` and `to_torch` swap the layers of a whole model.
+"""
+
+# torch first: its OpenMP runtime must be the one the extension finds.
+import torch as _torch  # noqa: F401  # isort: skip
+
+from . import functional
+from .backends import use_backend
+from .convert import convert, to_torch
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "GRUCell",
+    "LSTM",
+    "LSTMCell",
+    "RNN",
+    "RNNCell",
+    "convert",
+    "functional",
+    "to_torch",
+    "use_backend",
+]

@@ -1,0 +1,110 @@
+"""Who serves a scan: an ordered list of backends, each of which says in words why it cannot.
+
+The automatic choice takes the first that has no objection. A backend that was asked
+for (an argument, `use_backend`, the environment variable ``FASTRNN_BACKEND``) and has
+an objection raises it: nothing falls back behind the user's back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+
+from . import cpp
+from .cells import CELLS, CellSpec
+
+
+class Backend(NamedTuple):
+    """A backend's name and its objection to serving a cell, None if it has none."""
+
+    name: str
+    devices: str
+
+    def why_not(self, spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | None:
+        if self.name == "cpp":
+            return cpp.why_not(spec, device, dtype)
+        if self.name == "triton":
+            return "its kernels are not written yet"
+        return None
+
+
+BACKENDS = (
+    Backend("cpp", "cpu"),
+    Backend("triton", "cuda"),
+    Backend("reference", "any"),
+)
+NAMES = tuple(backend.name for backend in BACKENDS)
+
+_requested: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
+
+
+def check_name(name: str | None) -> str | None:
+    """Returns ``name`` if it is None or a backend's; raises ValueError otherwise."""
+    if name is not None and name not in NAMES:
+        raise ValueError(f"backend should be one of {', '.join(NAMES)} or None, got: {name!r}")
+    return name
+
+
+_from_environment = check_name(os.environ.get("FASTRNN_BACKEND") or None)
+
+
+@contextlib.contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Within this context every call without a ``backend`` of its own uses this one.
+
+    Args:
+        name: ``"cpp"``, ``"triton"``, ``"reference"``, or None for the automatic choice.
+
+    Raises:
+        ValueError: there is no backend of that name.
+    """
+    token = _requested.set(check_name(name) or "auto")
+    try:
+        yield
+    finally:
+        _requested.reset(token)
+
+
+def requested(argument: str | None) -> str | None:
+    """The backend asked for: by argument, else by context, else by environment."""
+    if argument is not None:
+        return check_name(argument)
+    context = _requested.get()
+    if context is not None:
+        return None if context == "auto" else context
+    return _from_environment
+
+
+def choose(spec: CellSpec, device: torch.device, dtype: torch.dtype, name: str | None) -> str:
+    """The name of the backend that serves; ``name`` is the one asked for, if any.
+
+    Raises:
+        RuntimeError: the backend asked for cannot serve; the text says why.
+    """
+    for backend in BACKENDS:
+        if name is not None and backend.name != name:
+            continue
+        reason = backend.why_not(spec, device, dtype)
+        if reason is None:
+            return backend.name
+        if name is not None:
+            raise RuntimeError(
+                f"backend {name!r} was asked for but cannot serve {spec.name!r} "
+                f"on device {device} with dtype {dtype}: {reason}"
+            )
+    raise AssertionError("the reference backend serves everything")
+
+
+def report() -> list[tuple[str, str, str | None]]:
+    """For each cell and backend: why it is off on its own device in float32, None if it is on."""
+    rows = []
+    for name, spec in CELLS.items():
+        for backend in BACKENDS:
+            device = torch.device("cuda" if backend.devices == "cuda" else "cpu")
+            rows.append((name, backend.name, backend.why_not(spec, device, torch.float32)))
+    return rows

@@ -1,0 +1,65 @@
+"""The cells: one file each, holding a `CellSpec` named ``SPEC`` and nothing else.
+
+A cell is found by being a module of this package; nothing else registers it on
+the Python side. Its mathematics is stated here in PyTorch, in ``csrc/cells`` in
+C++ and in ``kernels/cells`` in Triton.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Step = Callable[[Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """What the time loop, the backends and the layers must know about a cell.
+
+    Attributes:
+        name: the key used everywhere, kernels included.
+        gates: names of the gates in the order they are stacked in the weights (torch's).
+        states: names of the recurrent states; the first is the one that is the
+            output and enters the recurrent product, ``h``.
+        step: ``step(gates_x, gates_h, states) -> new states``. ``gates_x`` and
+            ``gates_h`` are ``[..., G*H]``, the input and the recurrent side of the
+            pre-activations, biases included; states are ``[..., H]``.
+        saved: names of what a fused forward keeps per unit and step for the
+            backward, the states after ``h`` last.
+        apart: gates whose two pre-activations are not simply summed, so that the
+            recurrent side needs a bias and a gradient of its own.
+        reads_h: whether ``step`` uses the previous ``h`` outside the recurrent
+            product. Such a cell cannot have a projection.
+        torch_layer, torch_cell: the classes of ``torch.nn`` this equals, if any.
+    """
+
+    name: str
+    gates: tuple[str, ...]
+    states: tuple[str, ...]
+    step: Step
+    saved: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
+    reads_h: bool = False
+    torch_layer: str | None = None
+    torch_cell: str | None = None
+
+    @property
+    def num_gates(self) -> int:
+        return len(self.gates)
+
+
+def _discover() -> dict[str, CellSpec]:
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        spec: CellSpec = importlib.import_module(f"{__name__}.{module.name}").SPEC
+        found[spec.name] = spec
+    return found
+
+
+CELLS: dict[str, CellSpec] = _discover()
+"""Every cell by name."""

@@ -1,0 +1,29 @@
+"""Gated recurrent unit (Cho et al. 2014) in the form of torch and cuDNN: reset after the product."""
+
+import torch
+from torch import Tensor
+
+from . import CellSpec
+
+
+def step(gates_x: Tensor, gates_h: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    (h,) = states
+    r_x, z_x, n_x = gates_x.chunk(3, dim=-1)
+    r_h, z_h, n_h = gates_h.chunk(3, dim=-1)
+    r = torch.sigmoid(r_x + r_h)
+    z = torch.sigmoid(z_x + z_h)
+    n = torch.tanh(n_x + r * n_h)
+    return ((1 - z) * n + z * h,)
+
+
+SPEC = CellSpec(
+    name="gru",
+    gates=("r", "z", "n"),
+    states=("h",),
+    step=step,
+    saved=("r", "z", "n", "n_h"),
+    apart=("n",),
+    reads_h=True,
+    torch_layer="GRU",
+    torch_cell="GRUCell",
+)

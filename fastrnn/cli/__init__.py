@@ -1,0 +1,1 @@
+"""The command line, ``python -m fastrnn``: one file a command, nothing that a layer needs."""

@@ -1,0 +1,92 @@
+"""The demo's result as text and as a figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from fastrnn.cli import rounding
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from fastrnn.cli.demo import Result
+
+
+def verdict(result: Result) -> str:
+    """One sentence: do the curves agree to rounding?"""
+    words = "agree to rounding" if result.agree else "DO NOT AGREE to rounding"
+    return (
+        f"The loss curves {words}: largest relative difference {max(result.differences):.1e}; "
+        f"one unit in the last place of the initial weights makes {max(result.control):.1e}."
+    )
+
+
+def show(result: Result, console: Console) -> None:
+    """Print the speeds, the verdict, the sampled paragraph and where the figure is."""
+    theirs, ours = result.torch, result.fastrnn
+    table = Table("", theirs.name, ours.name, "ratio")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, a, b in (
+        ("training, characters/s", theirs.characters_per_second, ours.characters_per_second),
+        ("sampling, characters/s", theirs.sampled_per_second, ours.sampled_per_second),
+    ):
+        table.add_row(name, f"{a:,.0f}", f"{b:,.0f}", f"{b / a:.2f}x")
+    table.add_row(
+        f"loss after {result.steps} steps", f"{theirs.losses[-1]:.6f}", f"{ours.losses[-1]:.6f}", ""
+    )
+    console.print(table)
+    if result.steps < result.options.steps:
+        console.print(f"Stopped after {result.options.seconds:g} s of {result.options.steps} steps.")
+    console.print(verdict(result), style="green" if result.agree else "bold red", highlight=False)
+    title = f"{ours.name}, a character at a time"
+    console.print(Panel(Text(ours.text.strip()), title=title, width=min(console.width, 100)))
+    console.print(f"Figure: {result.options.out}", highlight=False, soft_wrap=True)
+
+
+def draw(result: Result) -> None:
+    """Draw both curves, their difference and the speeds into ``result.options.out``."""
+    options = result.options
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    curves, differences, speeds = figure.subplots(1, 3, width_ratios=(5, 4, 3))
+    _draw_curves(curves, result)
+    _draw_differences(differences, result)
+    _draw_speeds(speeds, result)
+    figure.suptitle(
+        f"{options.cell.upper()}, {options.layers} x {options.hidden} units, "
+        f"batch {options.batch}, windows of {options.length} characters, {options.device}"
+    )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out, dpi=130, format="png")
+
+
+def _draw_curves(axes: Axes, result: Result) -> None:
+    # Wide under narrow: where the curves agree, both stay visible.
+    axes.plot(result.torch.losses, color="tab:orange", linewidth=5, label=result.torch.name)
+    axes.plot(result.fastrnn.losses, color="black", linewidth=1, label=result.fastrnn.name)
+    axes.set(xlabel="step", ylabel="loss, nats a character", title="Training loss")
+    axes.legend()
+
+
+def _draw_differences(axes: Axes, result: Result) -> None:
+    axes.plot(rounding.bounds(result.control), color="tab:red", label="bound")
+    axes.plot(result.control, ".", color="tab:gray", label="torch.nn, weights nudged by 1 ulp")
+    axes.plot(result.differences, ".", color="black", label=result.fastrnn.name)
+    axes.set(xlabel="step", title="Relative difference from torch.nn", yscale="log")
+    axes.legend(fontsize="small")
+
+
+def _draw_speeds(axes: Axes, result: Result) -> None:
+    runs = (result.torch, result.fastrnn)
+    speeds = [run.characters_per_second / 1e3 for run in runs]
+    bars = axes.bar([run.name for run in runs], speeds, color=["tab:orange", "black"])
+    axes.bar_label(bars, fmt="%.0f")
+    axes.set(ylabel="1000 characters/s", title=f"Training speed: {result.ratio:.2f}x")

@@ -1,0 +1,108 @@
+"""Swap the recurrent layers of a whole model: torch's for these, and back."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from . import modules
+
+__all__ = ["convert", "to_torch"]
+
+Filter = Callable[[nn.Module, str], bool]
+Classes = Mapping[type[nn.Module], type[nn.Module]]
+
+_TO_FASTRNN: Classes = {getattr(nn, name): getattr(modules, name) for name in modules.__all__}
+_TO_TORCH: Classes = {ours: theirs for theirs, ours in _TO_FASTRNN.items()}
+
+
+def convert(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
+    """Swap torch's RNN, LSTM, GRU and their cells for fastrnn's, in place, anywhere in a model.
+
+    A new layer shares the old one's parameters, buffers, hooks and whatever else was set on
+    it, and its training flag: optimizers, hook handles and state_dicts stay good. A layer
+    that is used in several places stays one layer. Swapped are instances of exactly torch's
+    classes, also under `torch.nn.utils.parametrize`. Left alone are instances of other
+    subclasses, whose ``forward`` may differ, layers whose ``forward`` was replaced on the
+    instance, and layers that are not submodules (in a plain list, say). Convert before
+    `torch.compile`: what was compiled keeps calling what it was compiled from.
+
+    Args:
+        model: a module, possibly itself a recurrent layer.
+        filter_fn: ``filter_fn(layer, qualified_name) -> bool`` says which layers to swap;
+            names are those of ``model.named_modules()``, called once a layer. None: all.
+
+    Returns:
+        ``model``, or the new layer if ``model`` itself is one and was swapped.
+    """
+    return _swap(model, _TO_FASTRNN, filter_fn)
+
+
+def to_torch(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
+    """The way back of `convert`: swap fastrnn's layers for torch's, in place.
+
+    A ``backend`` that was set on a layer is forgotten; the rest is as in `convert`.
+    """
+    return _swap(model, _TO_TORCH, filter_fn)
+
+
+def _swap(model: nn.Module, classes: Classes, filter_fn: Filter | None) -> nn.Module:
+    # By identity, so that a layer in several places is met once. It holds the old ones too,
+    # whose identity might otherwise pass to a new module.
+    met: dict[int, tuple[nn.Module, nn.Module]] = {}
+
+    def visit(module: nn.Module, name: str) -> nn.Module:
+        if id(module) in met:
+            return met[id(module)][1]
+        target = _target(module, classes)
+        if target is not None and (filter_fn is None or filter_fn(module, name)):
+            new = _rebuild(module, target)
+        else:
+            new = module
+        met[id(module)] = module, new
+        for child_name, child in list(new._modules.items()):
+            if child is not None:
+                new_child = visit(child, f"{name}.{child_name}" if name else child_name)
+                if new_child is not child:
+                    new._modules[child_name] = new_child
+        return new
+
+    return visit(model, "")
+
+
+def _target(module: nn.Module, classes: Classes) -> type[nn.Module] | None:
+    if "forward" in vars(module):
+        return None
+    return classes.get(parametrize.type_before_parametrizations(module))
+
+
+def _rebuild(module: nn.Module, target: type[nn.Module]) -> nn.Module:
+    """An instance of ``target`` with everything that ``module`` has."""
+    if parametrize.is_parametrized(module):
+        # Parametrized weights are properties on a class made for this one instance.
+        namespace = dict(vars(type(module)))
+        target = type(f"Parametrized{target.__name__}", (target,), namespace)
+    new = target.__new__(target)
+    state = vars(module).copy()
+    for key in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+        state[key] = state[key].copy()
+    state.pop("backend", None)
+    state.pop("_compiled_call_impl", None)
+    if isinstance(module, nn.RNNBase):
+        # What torch's layers keep beside their parameters; ours read them by name.
+        state["_flat_weights"] = list(module._flat_weights)
+    new.__setstate__(state)
+    _rebind_hooks(new)
+    return new
+
+
+def _rebind_hooks(module: nn.Module) -> None:
+    """Hooks that torch itself has bound to a module shall get the new one."""
+    hook: Any
+    for hook in module._load_state_dict_pre_hooks.values():
+        if getattr(hook, "with_module", False):
+            hook.module = weakref.ref(module)

@@ -1,0 +1,141 @@
+"""The C++ backend: hands tensors to the extension as addresses and strides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import allocate
+from .cells import CellSpec
+
+try:
+    from . import _C
+
+    _missing = None
+except ImportError as error:  # a source tree that was not built
+    _missing = f"the compiled extension cannot be imported ({error})"
+
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+def why_not(spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | None:
+    """The reason this backend cannot serve, None if it can."""
+    if _missing is not None:
+        return _missing
+    if device.type not in ("cpu", "meta"):
+        return f"it runs on the CPU only, and the tensors are on {device}"
+    if dtype not in _DTYPES:
+        return f"it has no kernel for {dtype}"
+    if spec.name not in _C.cells():
+        return f"it has no kernel for the cell {spec.name!r}"
+    return None
+
+
+def _rows(tensor: Tensor | None) -> tuple[int, int, int]:
+    """Address, row stride and recurrence stride of [S, N, X], X contiguous."""
+    if tensor is None:
+        return (0, 0, 0)
+    return (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
+
+
+def _states(tensor: Tensor) -> tuple[int, int, int]:
+    """Address, batch stride and recurrence stride of [N, B, X], X contiguous."""
+    return (tensor.data_ptr(), tensor.stride(1), tensor.stride(0))
+
+
+def _dense_last(tensor: Tensor) -> Tensor:
+    """The tensor itself if its last dimension is contiguous, else a copy."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def _shape(
+    spec: CellSpec, gates_x: Tensor, states: Sequence[Tensor], batch_sizes: Tensor | None
+) -> tuple[int, ...]:
+    """S, T, B, N, H, K and the address of the batch sizes."""
+    rows, recurrences, width = gates_x.shape
+    batch, k = states[0].shape[1:]
+    if batch_sizes is not None:
+        steps, address = batch_sizes.shape[0], batch_sizes.data_ptr()
+    else:
+        steps, address = (rows // batch if batch else 0), 0
+    return rows, steps, batch, recurrences, width // spec.num_gates, k, address
+
+
+def scan(
+    spec: CellSpec,
+    gates_x: Tensor,
+    weight_hh: Sequence[Tensor],
+    bias_hh: Sequence[Tensor] | None,
+    weight_hr: Sequence[Tensor] | None,
+    states: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    reverse: Sequence[bool],
+    save: bool,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Outputs, final states and what the backward needs (`fastrnn.allocate.results`)."""
+    out, finals, saved = allocate.results(spec, gates_x, weight_hr is not None, states, save)
+    gates_x = _dense_last(gates_x)
+    states = [_dense_last(state) for state in states]
+    biases = None if bias_hh is None else [bias.contiguous() for bias in bias_hh]
+    reserve = saved[0] if saved else None
+    hidden = saved[1] if len(saved) > 1 else None
+    _C.forward(
+        spec.name,
+        _DTYPES[gates_x.dtype],
+        torch.get_num_threads(),
+        _shape(spec, gates_x, states, batch_sizes),
+        list(reverse),
+        _rows(gates_x),
+        [(weight.data_ptr(), *weight.stride()) for weight in weight_hh],
+        [] if biases is None else [bias.data_ptr() for bias in biases],
+        [] if weight_hr is None else [(weight.data_ptr(), *weight.stride()) for weight in weight_hr],
+        [_states(state) for state in states],
+        _rows(out),
+        [_states(final) for final in finals],
+        _rows(reserve),
+        _rows(hidden),
+        save,
+    )
+    return out, finals, saved
+
+
+def scan_backward(
+    spec: CellSpec,
+    gates_x: Tensor,
+    weight_hh: Sequence[Tensor],
+    weight_hr: Sequence[Tensor] | None,
+    states: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    reverse: Sequence[bool],
+    out: Tensor,
+    saved: Sequence[Tensor],
+    grad_out: Tensor,
+    grad_finals: Sequence[Tensor],
+) -> list[Tensor]:
+    """The gradients of `fastrnn.allocate.gradients`."""
+    found = allocate.gradients(spec, gates_x, weight_hr is not None, states)
+    states = [_dense_last(state) for state in states]
+    out, reserve, grad_out = _dense_last(out), _dense_last(saved[0]), _dense_last(grad_out)
+    grad_finals = [_dense_last(grad) for grad in grad_finals]
+    sides = 2 if spec.apart else 1
+    _C.backward(
+        spec.name,
+        _DTYPES[gates_x.dtype],
+        torch.get_num_threads(),
+        _shape(spec, gates_x, states, batch_sizes),
+        list(reverse),
+        [(weight.data_ptr(), *weight.stride()) for weight in weight_hh],
+        [] if weight_hr is None else [(weight.data_ptr(), *weight.stride()) for weight in weight_hr],
+        [_states(state) for state in states],
+        _rows(out),
+        _rows(reserve),
+        _rows(grad_out),
+        [_states(grad) for grad in grad_finals],
+        _rows(found[0]),
+        _rows(found[1] if spec.apart else None),
+        [_states(grad) for grad in found[sides : sides + len(states)]],
+        _rows(found[-1] if weight_hr is not None else None),
+    )
+    return found

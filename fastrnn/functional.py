@@ -1,0 +1,309 @@
+"""The layers without modules: checks, the input product, one call of `scan` a layer.
+
+Weights are plain tensors in torch's order, for each layer and direction
+``w_ih [G*H, I], w_hh [G*H, K], b_ih [G*H], b_hh [G*H], w_hr [P, H]`` (biases and
+projection where present), with gates stacked i, f, g, o (LSTM) and r, z, n (GRU).
+K, the width of the output of one direction, is P with a projection, else H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as drop
+from torch.nn.functional import linear
+
+from .cells import CELLS, CellSpec
+from .checks import check_cell
+from .layer_checks import check_layers
+from .scan import scan
+
+__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_cell"]
+
+
+def rnn(
+    input: Tensor,
+    hx: Tensor | None,
+    weights: Sequence[Tensor],
+    *,
+    nonlinearity: str = "tanh",
+    bias: bool = True,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    batch_sizes: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Elman network with tanh or ReLU: ``h_t = phi(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)``.
+
+    Args:
+        input: ``[T, B, I]``, ``[B, T, I]`` with ``batch_first``, or with ``batch_sizes``
+            the data of a packed sequence, ``[sum(batch_sizes), I]``.
+        hx: the initial state ``[num_layers*D, B, H]``, D directions; None: zeros.
+        weights: see this module's heading.
+        nonlinearity: ``"tanh"`` or ``"relu"``.
+        dropout: probability of zeroing an output between layers, while ``training``.
+        batch_sizes: int64 ``[T]`` on the CPU, descending; see `PackedSequence`.
+        backend: who shall compute it; None: the first that can.
+
+    Returns:
+        output, shaped as the input with ``D*H`` features, and the final state, as ``hx``.
+
+    Raises:
+        ValueError: unknown nonlinearity or backend, bad ``batch_sizes``.
+        RuntimeError: shapes, dtypes or devices that do not agree; no time steps; a
+            backend that was asked for and cannot serve.
+    """
+    output, states = _layers(
+        _rnn_spec(nonlinearity), input, None if hx is None else (hx,), weights, bias, num_layers,
+        dropout, training, bidirectional, batch_first, batch_sizes, backend,
+    )  # fmt: skip
+    return output, states[0]
+
+
+def gru(
+    input: Tensor,
+    hx: Tensor | None,
+    weights: Sequence[Tensor],
+    *,
+    bias: bool = True,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    batch_sizes: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Gated recurrent unit (Cho et al. 2014), reset after the product as in torch.
+
+    ``r = sigmoid(a_r)``, ``z = sigmoid(a_z)``,
+    ``n = tanh(W_in x + b_in + r * (W_hn h + b_hn))``, ``h = (1 - z) * n + z * h``.
+    Arguments, results and errors are those of `rnn`.
+    """
+    output, states = _layers(
+        CELLS["gru"], input, None if hx is None else (hx,), weights, bias, num_layers,
+        dropout, training, bidirectional, batch_first, batch_sizes, backend,
+    )  # fmt: skip
+    return output, states[0]
+
+
+def lstm(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor] | None,
+    weights: Sequence[Tensor],
+    *,
+    bias: bool = True,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    batch_sizes: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Long short-term memory (Hochreiter & Schmidhuber 1997), optionally projected (Sak et al. 2014).
+
+    ``i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)``, ``g = tanh(a_g)``,
+    ``c = f * c + i * g``, ``h = o * tanh(c)``, projected ``h = W_hr (o * tanh(c))``.
+    ``hx`` is ``(h_0 [num_layers*D, B, K], c_0 [num_layers*D, B, H])``; the rest is as in `rnn`.
+    """
+    output, states = _layers(
+        CELLS["lstm"], input, hx, weights, bias, num_layers,
+        dropout, training, bidirectional, batch_first, batch_sizes, backend,
+    )  # fmt: skip
+    return output, (states[0], states[1])
+
+
+def rnn_cell(
+    input: Tensor,
+    hx: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    nonlinearity: str = "tanh",
+    backend: str | None = None,
+) -> Tensor:
+    """One step of `rnn`: input ``[B, I]``, hx ``[B, H]``; returns the next state ``[B, H]``."""
+    return _cell(_rnn_spec(nonlinearity), input, (hx,), w_ih, w_hh, b_ih, b_hh, backend)[0]
+
+
+def gru_cell(
+    input: Tensor,
+    hx: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """One step of `gru`: input ``[B, I]``, hx ``[B, H]``; returns the next state ``[B, H]``."""
+    return _cell(CELLS["gru"], input, (hx,), w_ih, w_hh, b_ih, b_hh, backend)[0]
+
+
+def lstm_cell(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of `lstm`: input ``[B, I]``, hx ``(h, c)`` each ``[B, H]``; returns the next (h, c)."""
+    h, c = _cell(CELLS["lstm"], input, hx, w_ih, w_hh, b_ih, b_hh, backend)
+    return h, c
+
+
+def _rnn_spec(nonlinearity: str) -> CellSpec:
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(
+            f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
+        )
+    return CELLS[f"rnn_{nonlinearity}"]
+
+
+def _autocast(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Under autocast, float32 tensors become autocast's dtype, as for torch's layers."""
+    device = tensors[0].device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return [t.to(dtype) if t.dtype in _NARROW else t for t in tensors]
+
+
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _layers(
+    spec: CellSpec,
+    input: Tensor,
+    hx: Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    bias: bool,
+    num_layers: int,
+    dropout: float,
+    training: bool,
+    bidirectional: bool,
+    batch_first: bool,
+    batch_sizes: Tensor | None,
+    backend: str | None,
+) -> tuple[Tensor, list[Tensor]]:
+    """A stack of layers, each one input product and one scan over both directions."""
+    hx = () if hx is None else tuple(hx)
+    input, *rest = _autocast((input, *hx, *weights))
+    hx, weights = rest[: len(hx)], rest[len(hx) :]
+    directions = 2 if bidirectional else 1
+    check_layers(spec, input, hx, weights, bias, num_layers, directions, batch_first, batch_sizes)
+
+    per_layer = len(weights) // num_layers
+    each = per_layer // directions
+    projected = each == 2 + 2 * bias + 1
+    if batch_sizes is None:
+        if batch_first:
+            input = input.transpose(0, 1)
+        steps, batch = input.shape[:2]
+        rows = input.reshape(steps * batch, input.shape[2])
+    else:
+        batch = hx[0].shape[1] if hx else int(batch_sizes[0])
+        rows = input
+    if not hx:
+        hx = _zeros(spec, rows, weights, num_layers * directions, batch, each if projected else 0)
+    reverse = (False, True)[:directions]
+
+    finals = []
+    for layer in range(num_layers):
+        if layer and dropout:
+            rows = drop(rows, dropout, training)
+        # w_ih, w_hh, (b_ih, b_hh), (w_hr), each with one entry a direction
+        start = layer * per_layer
+        kinds = [weights[start + i : start + per_layer : each] for i in range(each)]
+        w_ih, w_hh = kinds[:2]
+        b_ih, b_hh = kinds[2:4] if bias else (None, None)
+        w_hr = kinds[-1] if projected else None
+        here = slice(layer * directions, (layer + 1) * directions)
+        gates_x, b_hh = _input_product(spec, rows, w_ih, b_ih, b_hh)
+        out, last = scan(
+            spec, gates_x, w_hh, b_hh, w_hr, [s[here] for s in hx], batch_sizes, reverse, backend
+        )
+        rows = out.flatten(1)
+        finals.append(last)
+
+    states = [
+        kind[0] if num_layers == 1 else torch.cat(kind) for kind in zip(*finals, strict=True)
+    ]
+    if batch_sizes is not None:
+        return rows, states
+    output = rows.view(steps, batch, rows.shape[1])
+    return output.transpose(0, 1) if batch_first else output, states
+
+
+def _input_product(
+    spec: CellSpec,
+    rows: Tensor,
+    w_ih: Sequence[Tensor],
+    b_ih: Sequence[Tensor] | None,
+    b_hh: Sequence[Tensor] | None,
+) -> tuple[Tensor, Sequence[Tensor] | None]:
+    """``gates_x [S, N, G*H]`` for all steps and directions in one product.
+
+    Also the biases that remain for the recurrent side: where a cell merely sums
+    the two sides, both biases go in here.
+    """
+    if b_ih is not None and b_hh is not None and not spec.apart:
+        b_ih, b_hh = [x + h for x, h in zip(b_ih, b_hh, strict=True)], None
+    count = len(w_ih)
+    weight = w_ih[0] if count == 1 else torch.cat(tuple(w_ih))
+    bias = None if b_ih is None else b_ih[0] if count == 1 else torch.cat(tuple(b_ih))
+    gates_x = linear(rows, weight, bias)
+    return gates_x.view(gates_x.shape[0], count, w_ih[0].shape[0]), b_hh
+
+
+def _zeros(
+    spec: CellSpec,
+    rows: Tensor,
+    weights: Sequence[Tensor],
+    count: int,
+    batch: int,
+    projection: int,
+) -> list[Tensor]:
+    hidden = weights[0].shape[0] // spec.num_gates
+    k = weights[projection - 1].shape[0] if projection else hidden
+    widths = [k] + [hidden] * (len(spec.states) - 1)
+    return [rows.new_zeros(count, batch, width) for width in widths]
+
+
+def _cell(
+    spec: CellSpec,
+    input: Tensor,
+    states: Sequence[Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    backend: str | None,
+) -> list[Tensor]:
+    """One step: a scan over one time step."""
+    check_cell(spec, input, states, w_ih, w_hh, b_ih, b_hh)
+    # One bias without the other stands for a zero one.
+    if b_ih is None and b_hh is not None:
+        b_ih = torch.zeros_like(b_hh)
+    if b_hh is None and b_ih is not None:
+        b_hh = torch.zeros_like(b_ih)
+    biases = () if b_ih is None or b_hh is None else (b_ih, b_hh)
+    input, *rest = _autocast((input, *states, w_ih, w_hh, *biases))
+    states, (w_ih, w_hh, *biases) = rest[: len(states)], rest[len(states) :]
+    b_x, b_h = ([biases[0]], [biases[1]]) if biases else (None, None)
+    gates_x, b_h = _input_product(spec, input, [w_ih], b_x, b_h)
+    _, finals = scan(
+        spec, gates_x, [w_hh], b_h, None, [state.unsqueeze(0) for state in states], backend=backend
+    )
+    return [final.squeeze(0) for final in finals]

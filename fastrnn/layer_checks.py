@@ -1,0 +1,129 @@
+"""Checks of a whole stack of layers' arguments, run before any kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .cells import CellSpec
+from .checks import check_shape
+
+
+def check_layers(
+    spec: CellSpec,
+    input: Tensor,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bias: bool,
+    num_layers: int,
+    directions: int,
+    batch_first: bool,
+    batch_sizes: Tensor | None,
+) -> None:
+    """Check input, initial states (none, or one for each of the cell's) and flat weights.
+
+    Raises:
+        RuntimeError: a number of dimensions, size, dtype or device is wrong, or there
+            are no time steps.
+        ValueError: ``batch_sizes`` is not what a `PackedSequence` holds, or the number
+            of weights fits no stack.
+    """
+    rank = 3 if batch_sizes is None else 2
+    if input.dim() != rank:
+        raise RuntimeError(f"input must have {rank} dimensions, got {input.dim()}")
+    if hx and len(hx) != len(spec.states):
+        raise RuntimeError(
+            f"{spec.name} has the states {', '.join(spec.states)}: expected {len(spec.states)} "
+            f"initial states, got {len(hx)}"
+        )
+    each, remainder = divmod(len(weights), num_layers * directions)
+    plain = 4 if bias else 2
+    if remainder or not plain <= each <= plain + (not spec.reads_h):
+        raise ValueError(
+            f"expected {plain} weights (one more with a projection) for each of {num_layers} "
+            f"layers and {directions} directions, got {len(weights)} in all"
+        )
+    projected = each > plain
+    if batch_sizes is None:
+        steps, batch = (1, 0) if batch_first else (0, 1)
+        if input.shape[steps] == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        batch = input.shape[batch]
+    else:
+        _check_batch_sizes(batch_sizes, input)
+        batch = hx[0].shape[1] if hx and hx[0].dim() == 3 else int(batch_sizes[0])
+
+    _check_same(input, "hidden", hx)
+    _check_same(input, "parameter", weights)
+    hidden = weights[0].shape[0] // spec.num_gates
+    k = weights[each - 1].shape[0] if projected else hidden
+    _check_weights(spec, input.shape[-1], hidden, k, weights, each, directions, bias, projected)
+    for index, state in enumerate(hx):
+        expected = (num_layers * directions, batch, hidden if index else k)
+        check_shape(f"hidden[{index}]" if len(hx) > 1 else "hidden", state, expected)
+
+
+def _check_same(input: Tensor, what: str, others: Sequence[Tensor]) -> None:
+    """Same device and dtype as the input; in ATen's words."""
+    for other in others:
+        if other.device != input.device:
+            raise RuntimeError(
+                f"Input and {what} tensors are not at the same device, found input tensor at "
+                f"{input.device} and {what} tensor at {other.device}"
+            )
+        if other.dtype != input.dtype:
+            raise RuntimeError(
+                f"Input and {what} tensors are not the same dtype, found input tensor with "
+                f"{input.dtype} and {what} tensor with {other.dtype}"
+            )
+
+
+def _check_weights(
+    spec: CellSpec,
+    features: int,
+    hidden: int,
+    k: int,
+    weights: Sequence[Tensor],
+    each: int,
+    directions: int,
+    bias: bool,
+    projected: bool,
+) -> None:
+    rows = spec.num_gates * hidden
+    for start in range(0, len(weights), each):
+        layer, backwards = divmod(start // each, directions)
+        suffix = f"_l{layer}" + ("_reverse" if backwards else "")
+        expected: list[tuple[str, tuple[int, ...]]] = [
+            ("weight_ih", (rows, features if layer == 0 else directions * k)),
+            ("weight_hh", (rows, k)),
+        ]
+        if bias:
+            expected += [("bias_ih", (rows,)), ("bias_hh", (rows,))]
+        if projected:
+            expected.append(("weight_hr", (k, hidden)))
+        for (name, shape), weight in zip(expected, weights[start : start + each], strict=True):
+            check_shape(name + suffix, weight, shape)
+
+
+def _check_batch_sizes(batch_sizes: Tensor, input: Tensor) -> None:
+    if batch_sizes.device.type != "cpu" or batch_sizes.dtype != torch.int64:
+        raise ValueError(
+            "batch_sizes should be an int64 tensor on the CPU, "
+            f"got {batch_sizes.dtype} on {batch_sizes.device}"
+        )
+    if batch_sizes.dim() != 1:
+        raise ValueError(f"batch_sizes should have 1 dimension, got {batch_sizes.dim()}")
+    if batch_sizes.shape[0] == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if torch.compiler.is_compiling() or input.device.type == "meta":
+        return  # values are not there to be read; the kernel reads them before it runs
+    sizes = batch_sizes.tolist()
+    if sizes[-1] < 0 or any(a < b for a, b in zip(sizes, sizes[1:], strict=False)):
+        raise ValueError(f"batch_sizes should be non-negative and in decreasing order, got {sizes}")
+    if sum(sizes) != input.shape[0]:
+        raise ValueError(
+            f"batch_sizes should sum to the number of rows of the input, {input.shape[0]}, "
+            f"got {sum(sizes)}"
+        )

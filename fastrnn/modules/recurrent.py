@@ -1,0 +1,222 @@
+"""What the recurrent layers share: from a call's input and state to `fastrnn.functional`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from .states import State, as_tensor, map_state
+from .weights import read_weights
+
+BATCHED = {2: "unbatched", 3: "batched"}
+
+
+class Recurrent(nn.RNNBase):
+    """Base of the layers, for any cell.
+
+    The base class keeps a list of its weights, guarded by weak references, and renews it
+    when one has changed. Here weights are read by name at each call instead: nothing can
+    become stale, and nothing in ``forward`` stops `torch.compile`. The subclasses do not
+    inherit from nn.LSTM and its siblings, since `torch.compile` refuses to trace those.
+    """
+
+    backend: str | None = None
+
+    # torch's name of the layer, by which its errors begin.
+    _title: ClassVar[str]
+    _tensor: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        mode: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        proj_size: int,
+        device: Any,
+        dtype: torch.dtype | None,
+        backend: str | None,
+    ) -> None:
+        super().__init__(
+            mode,
+            input_size,
+            hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            proj_size=proj_size,
+            device=device,
+            dtype=dtype,
+        )
+        self.__dict__.pop("_flat_weight_refs", None)
+        self.backend = backend
+
+    # --- a call -------------------------------------------------------------------------
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Any = None
+    ) -> tuple[Tensor | PackedSequence, State]:
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx)
+        rank = input.dim()
+        if rank not in (2, 3):
+            raise ValueError(
+                f"{self._title}: Expected input to be 2D or 3D, got {rank}D{self._tensor} instead"
+            )
+        state = None if hx is None else self._as_state(hx)
+        if state is not None:
+            self._check_state_rank(state, rank)
+        if rank == 3:
+            return self._forward(input, state, None, self.batch_first)
+
+        batch_dim = 0 if self.batch_first else 1
+        input = input.unsqueeze(batch_dim)
+        if state is not None:
+            state = map_state(lambda s: s.unsqueeze(1), state)
+        output, state = self._forward(input, state, None, self.batch_first)
+        return output.squeeze(batch_dim), map_state(lambda s: s.squeeze(1), state)
+
+    def _forward_packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, State]:
+        input, batch_sizes, sorted_indices, unsorted_indices = packed
+        state = None if hx is None else self._as_state(hx)
+        # The user's order of the batch is not that of the packed data.
+        output, state = self._forward(input, state, batch_sizes, False, sorted_indices)
+        packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
+        return packed, self.permute_hidden(state, unsorted_indices)
+
+    def _forward(
+        self,
+        input: Tensor,
+        state: State | None,
+        batch_sizes: Tensor | None,
+        batch_first: bool,
+        permutation: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        weights = read_weights(self, self._flat_weights_names)
+        self._check_input(input, batch_sizes, weights[0].dtype)
+        if state is not None:
+            # Before the permutation, which would pick rows from a state with too many.
+            self._check_state(input, state, batch_sizes)
+            state = self.permute_hidden(state, permutation)
+        return self._compute(
+            input,
+            state,
+            weights,
+            bias=self.bias,
+            num_layers=self.num_layers,
+            dropout=self.dropout,
+            training=self.training,
+            bidirectional=self.bidirectional,
+            batch_first=batch_first,
+            batch_sizes=batch_sizes,
+            backend=self.backend,
+        )
+
+    def _compute(self, *args: Any, **options: Any) -> tuple[Tensor, Any]:
+        """Calls the layer's function of `fastrnn.functional`."""
+        raise NotImplementedError
+
+    # --- checks -------------------------------------------------------------------------
+
+    def _as_state(self, hx: Any) -> State:
+        return as_tensor(self._title, hx)
+
+    def _check_state_rank(self, state: Any, rank: int) -> None:
+        if state.dim() != rank:
+            raise RuntimeError(
+                f"For {BATCHED[rank]} {rank}-D input, hx should also be {rank}-D "
+                f"but got {state.dim()}-D tensor"
+            )
+
+    def _check_input(self, input: Tensor, batch_sizes: Tensor | None, dtype: torch.dtype) -> None:
+        if input.dtype != dtype and not torch._C._is_any_autocast_enabled():
+            raise ValueError(
+                f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
+                f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
+            )
+        rank = 3 if batch_sizes is None else 2
+        if input.dim() != rank:
+            raise RuntimeError(f"input must have {rank} dimensions, got {input.dim()}")
+        if input.size(-1) != self.input_size:
+            raise RuntimeError(
+                "input.size(-1) must be equal to input_size. "
+                f"Expected {self.input_size}, got {input.size(-1)}"
+            )
+
+    def _check_state(self, input: Tensor, state: Any, batch_sizes: Tensor | None) -> None:
+        self.check_hidden_size(state, self.get_expected_hidden_size(input, batch_sizes))
+
+    # The names under which subclasses know the checks and the permutation.
+
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        (weight,) = read_weights(self, self._flat_weights_names[:1])
+        self._check_input(input, batch_sizes, weight.dtype)
+
+    def check_forward_args(self, input: Tensor, hidden: Any, batch_sizes: Tensor | None) -> None:
+        self.check_input(input, batch_sizes)
+        self._check_state(input, hidden, batch_sizes)
+
+    def permute_hidden(self, hx: State, permutation: Tensor | None) -> State:
+        if permutation is None:
+            return hx
+        return map_state(lambda s: s.index_select(1, permutation), hx)
+
+    # --- in place of the base class's list of weights -------------------------------------
+
+    @property
+    def _flat_weights(self) -> list[Tensor | None]:  # type: ignore[override]
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    __setattr__ = nn.Module.__setattr__  # type: ignore[assignment]
+    _apply = nn.Module._apply
+    _replicate_for_data_parallel = nn.Module._replicate_for_data_parallel
+
+    def _init_flat_weights(self) -> None:
+        pass
+
+    def _update_flat_weights(self) -> None:
+        pass
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: the kernels take weights wherever they lie."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_compiled_call_impl", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes this class's state and that of torch's layers, of any age."""
+        nn.Module.__setstate__(self, state)
+        for cache in ("_flat_weights", "_flat_weight_refs", "all_weights"):
+            self.__dict__.pop(cache, None)
+        # Before torch 1.8 there was none; before 1.4 the names were kept otherwise, or not.
+        self.__dict__.setdefault("proj_size", 0)
+        self._all_weights = self._weight_names()
+        self._flat_weights_names = [name for names in self._all_weights for name in names]
+
+    def _weight_names(self) -> list[list[str]]:
+        kinds = ["weight_ih", "weight_hh"]
+        if self.bias:
+            kinds += ["bias_ih", "bias_hh"]
+        if self.proj_size > 0:
+            kinds += ["weight_hr"]
+        suffixes = ("", "_reverse") if self.bidirectional else ("",)
+        return [
+            [f"{kind}_l{layer}{suffix}" for kind in kinds]
+            for layer in range(self.num_layers)
+            for suffix in suffixes
+        ]
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return text if self.backend is None else f"{text}, backend={self.backend!r}"

@@ -1,0 +1,52 @@
+"""The state ``hx`` of a recurrent module: one tensor h, or the pair (h, c)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+State = Tensor | tuple[Tensor, Tensor]
+
+
+def as_tensor(module: str, hx: Any) -> Tensor:
+    """``hx`` of a module whose state is h alone.
+
+    Raises:
+        TypeError: it is no tensor, as when an LSTM's ``(h, c)`` is given to a GRU.
+    """
+    if not isinstance(hx, Tensor):
+        raise TypeError(f"{module}: Expected hx to be a tensor, got {type(hx).__name__} instead")
+    return hx
+
+
+def as_pair(module: str, function: str, hx: Any) -> tuple[Tensor, Tensor]:
+    """``hx`` of a module whose state is (h, c), from any tuple or list of two tensors.
+
+    The texts name the module or, where ATen would raise, its ``function``.
+
+    Raises:
+        TypeError: it is none, as when a GRU's h is given to an LSTM.
+        RuntimeError: it has not two entries.
+    """
+    if not isinstance(hx, (tuple, list)):
+        raise TypeError(
+            f"{module}: Expected hx to be a tuple of two tensors (h, c), "
+            f"got {type(hx).__name__} instead"
+        )
+    if len(hx) != 2:
+        raise RuntimeError(f"{function} expects two hidden states")
+    for index, state in enumerate(hx):
+        if not isinstance(state, Tensor):
+            raise TypeError(
+                f"{module}: Expected hx[{index}] to be a tensor, got {type(state).__name__} instead"
+            )
+    return hx[0], hx[1]
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """Apply ``function`` to each tensor of a state."""
+    if isinstance(state, tuple):
+        return function(state[0]), function(state[1])
+    return function(state)

@@ -1,0 +1,1 @@
+"""Triton kernels, shipped inside the package as ``fastrnn.kernels``; none yet."""
