@@ -4,7 +4,8 @@ VENV ?= .venv
 ARGS ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+# Twice quiet: errors only.
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 
 .DELETE_ON_ERROR:
 .PHONY: demo test bench lint clean FORCE

@@ -12,6 +12,10 @@
 #include <tuple>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "dispatch.h"
 #include "parallel.h"
 #include "types.h"
@@ -180,6 +184,20 @@ void backward(const std::string& cell, int dtype, int threads, const Shape& shap
   call.run(call.kernel.backward, call.kernel.backward_scratch(a));
 }
 
+// Fresh memory comes a page at a time, at the price of a fault each; results of many
+// megabytes are better served by large pages, where the system gives them on request.
+void ask_for_huge_pages(int64_t start, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr int64_t kHuge = int64_t(1) << 21;
+  const int64_t first = (start + kHuge - 1) / kHuge * kHuge;
+  const int64_t last = (start + bytes) / kHuge * kHuge;
+  // A refusal costs speed only.
+  if (last > first) (void)madvise(address<void>(first), size_t(last - first), MADV_HUGEPAGE);
+#else
+  (void)start, (void)bytes;
+#endif
+}
+
 std::vector<std::string> cells() {
   std::vector<std::string> names;
   for (int id = 0; id < kNumCells; ++id) names.push_back(cell_name(id));
@@ -216,6 +234,7 @@ PYBIND11_MODULE(_C, m) {
   table();  // reads FASTRNN_ISA now, so that a bad value fails the import
   m.def("forward", &forward);
   m.def("backward", &backward);
+  m.def("ask_for_huge_pages", &ask_for_huge_pages, "For memory of many megabytes, not yet touched.");
   m.def("cells", &cells, "Names of the cells that have kernels.");
   m.def("cell_layout", &cell_layout, "Numbers of gates, states and saved vectors of a cell.");
   m.def("plan", &plan, "Parts (recurrences, rows, units) a scan is cut into.");

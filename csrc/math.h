@@ -74,17 +74,50 @@ inline Vec<C> power_of_two(typename VecOf<C>::ints n) {
   return (Vec<C>)((n + K::kBias) << K::kMantissa);
 }
 
+// x between -limit and limit; a NaN stays one, which is why the limit comes first.
+#if defined(__AVX512F__)
+inline VecF at_most(float limit, VecF x) {
+  return (VecF)_mm512_min_ps((__m512)broadcast<float>(limit), (__m512)x);
+}
+inline VecF at_least(float limit, VecF x) {
+  return (VecF)_mm512_max_ps((__m512)broadcast<float>(limit), (__m512)x);
+}
+#elif defined(__AVX2__)
+inline VecF at_most(float limit, VecF x) {
+  return (VecF)_mm256_min_ps((__m256)broadcast<float>(limit), (__m256)x);
+}
+inline VecF at_least(float limit, VecF x) {
+  return (VecF)_mm256_max_ps((__m256)broadcast<float>(limit), (__m256)x);
+}
+#else
+inline VecF at_most(float limit, VecF x) { return x > limit ? broadcast<float>(limit) : x; }
+inline VecF at_least(float limit, VecF x) { return x < limit ? broadcast<float>(limit) : x; }
+#endif
+inline VecD at_most(double limit, VecD x) { return x > limit ? broadcast<double>(limit) : x; }
+inline VecD at_least(double limit, VecD x) { return x < limit ? broadcast<double>(limit) : x; }
+
+// e * 2^n, in two steps, so that the ends of the range overflow and underflow as they
+// should.
+template <class C>
+inline Vec<C> scale(Vec<C> e, Vec<C>, typename VecOf<C>::ints bits) {
+  const auto half = bits >> 1;
+  return e * power_of_two<C>(half) * power_of_two<C>(bits - half);
+}
+#if defined(__AVX512F__)
+template <>
+inline VecF scale<float>(VecF e, VecF n, IntF) {
+  return (VecF)_mm512_scalef_ps((__m512)e, (__m512)n);
+}
+#endif
+
 template <class V, class C>
 inline V exp_impl(V x) {
   using K = ExpConstants<C>;
-  x = x > K::kExpLimit ? broadcast<C>(K::kExpLimit) : x;
-  x = x < -K::kExpLimit ? broadcast<C>(-K::kExpLimit) : x;
+  x = at_least(-K::kExpLimit, at_most(K::kExpLimit, x));
   V n;
   typename VecOf<C>::ints bits;
   const V e = reduced_expm1<C>(x, n, bits) + 1;
-  // In two steps, so that the ends of the range overflow and underflow as they should.
-  const auto half = bits >> 1;
-  return e * power_of_two<C>(half) * power_of_two<C>(bits - half);
+  return scale<C>(e, n, bits);
 }
 
 // tanh(x) = m / (m + 2) with m = expm1(2|x|): no cancellation for small x.
@@ -94,7 +127,7 @@ inline V tanh_impl(V x) {
   using Ints = typename VecOf<C>::ints;
   const Ints sign = (Ints)x & (Ints)broadcast<C>(C(-0.0));
   V t = (V)((Ints)x ^ sign) * 2;
-  t = t > K::kTanhLimit ? broadcast<C>(K::kTanhLimit) : t;
+  t = at_most(K::kTanhLimit, t);
   V n;
   Ints bits;
   const V p = reduced_expm1<C>(t, n, bits);

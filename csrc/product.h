@@ -39,6 +39,7 @@ template <class C, int G, int U, int R>
 inline __attribute__((always_inline)) void multiply(const C* w, int64_t block, const C* h,
                                                     int64_t ld, int64_t K, Vec<C>* acc) {
   constexpr int W = kLanes<C>;
+  constexpr int kAhead = 1024 / sizeof(C);
   Vec<C> sum[R][U * G];
 #pragma GCC unroll 32
   for (int r = 0; r < R; ++r)
@@ -49,6 +50,7 @@ inline __attribute__((always_inline)) void multiply(const C* w, int64_t block, c
     for (int u = 0; u < U; ++u)
 #pragma GCC unroll 32
       for (int g = 0; g < G; ++g) {
+        __builtin_prefetch(w + u * block + (k * G + g) * W + kAhead);
         const Vec<C> weight = load(w + u * block + (k * G + g) * W);
 #pragma GCC unroll 32
         for (int r = 0; r < R; ++r) sum[r][u * G + g] += weight * h[r * ld + k];
@@ -140,23 +142,24 @@ void pack(const void* source, int64_t G, int64_t U, int64_t K, int64_t step_g, i
   C* packed = static_cast<C*>(target);
   for (int64_t block = 0; block * W < U; ++block) {
     const int lanes = int(min_of(W, U - block * W));
-    C* base = packed + block * K * G * W;
     for (int64_t g = 0; g < G; ++g) {
       const S* from = w + g * step_g + block * W * step_u;
-      C* to = base + g * W;
-      if (step_u == 1) {
-        for (int64_t k = 0; k < K; ++k) store(to + k * G * W, load(from + k * step_k, lanes));
-        continue;
-      }
-      // A transposition: eight units' rows at a time keep their cache lines.
-      for (int64_t k0 = 0; k0 < K; k0 += 16) {
-        const int64_t k1 = min_of(K, k0 + 16);
-        for (int lane = 0; lane < lanes; ++lane)
-          for (int64_t k = k0; k < k1; ++k)
-            to[k * G * W + lane] = to_wide(from[lane * step_u + k * step_k]);
-        for (int lane = lanes; lane < W; ++lane)
-          for (int64_t k = k0; k < k1; ++k) to[k * G * W + lane] = 0;
-      }
+      C* to = packed + (block * K * G + g) * W;
+      int64_t k = 0;
+      if (step_u == 1)
+        for (; k < K; ++k) store(to + k * G * W, load(from + k * step_k, lanes));
+      else if (step_k == 1)
+        for (; k + W <= K; k += W) {
+          Vec<C> tile[W];
+          for (int lane = 0; lane < W; ++lane)
+            tile[lane] = lane < lanes ? load(from + lane * step_u + k) : Vec<C>{};
+          transpose<C>(tile);
+          for (int i = 0; i < W; ++i) store(to + (k + i) * G * W, tile[i]);
+        }
+      // What neither way took: odd strides and the last columns.
+      for (; k < K; ++k)
+        for (int lane = 0; lane < W; ++lane)
+          to[k * G * W + lane] = lane < lanes ? to_wide(from[lane * step_u + k * step_k]) : C(0);
     }
   }
 }

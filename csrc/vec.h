@@ -200,5 +200,50 @@ inline void store(S* p, Vec<typename Wide<S>::type> v, int n) {
   for (int i = 0; i < n; ++i) p[i] = from_wide(lanes[i], (S*)nullptr);
 }
 
+template <int... I>
+struct Sequence {};
+template <int N, int... I>
+struct MakeSequence : MakeSequence<N - 1, N - 1, I...> {};
+template <int... I>
+struct MakeSequence<0, I...> {
+  using type = Sequence<I...>;
+};
+
+// One exchange of a butterfly between two rows of a tile: where bit `kBit` of the lane is
+// set, the low result takes b's lane without it; where clear, the high one a's lane with it.
+template <int kBit, bool kHigh, class V, int... I>
+inline V exchange(V a, V b, Sequence<I...>) {
+  constexpr int W = sizeof...(I);
+#if defined(__clang__)
+  return __builtin_shufflevector(
+      a, b, (kHigh ? (I & kBit ? W + I : I + kBit) : (I & kBit ? W + I - kBit : I))...);
+#else
+  using Mask = decltype(a == a);
+  return __builtin_shuffle(
+      a, b, Mask{(kHigh ? (I & kBit ? W + I : I + kBit) : (I & kBit ? W + I - kBit : I))...});
+#endif
+}
+
+template <class C, int kBit>
+inline void transpose_from(Vec<C>* rows) {
+  constexpr int W = kLanes<C>;
+  if constexpr (kBit < W) {
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) {
+      if (i & kBit) continue;
+      const Vec<C> a = rows[i], b = rows[i + kBit];
+      rows[i] = exchange<kBit, false>(a, b, typename MakeSequence<W>::type{});
+      rows[i + kBit] = exchange<kBit, true>(a, b, typename MakeSequence<W>::type{});
+    }
+    transpose_from<C, 2 * kBit>(rows);
+  }
+}
+
+// A square tile, as many vectors as lanes, transposed in registers.
+template <class C>
+inline void transpose(Vec<C>* rows) {
+  transpose_from<C, 1>(rows);
+}
+
 }  // namespace FASTRNN_ISA
 }  // namespace fastrnn

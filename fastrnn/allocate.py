@@ -36,10 +36,16 @@ def results(
 def gradients(
     spec: CellSpec, gates_x: Tensor, projected: bool, states: Sequence[Tensor]
 ) -> list[Tensor]:
-    """``dgates_x``, ``dgates_h`` if gates are apart, initial states', ``dh`` if projected."""
+    """``dgates_x``, ``dgates_h`` if gates are apart, initial states'; if projected, dh and h.
+
+    They are the projection's gradient after it, ``[S, N, P]``, and the h before it,
+    ``[S, N, H]``: the factors of its weight's gradient.
+    """
     sides = 2 if spec.apart else 1
     found = [gates_x.new_empty(gates_x.shape) for _ in range(sides)]
     found += [gates_x.new_empty(state.shape) for state in states]
     if projected:
-        found.append(gates_x.new_empty(*gates_x.shape[:2], states[0].shape[2]))
+        rows, recurrences, width = gates_x.shape
+        found.append(gates_x.new_empty(rows, recurrences, states[0].shape[2]))
+        found.append(gates_x.new_empty(rows, recurrences, width // spec.num_gates))
     return found

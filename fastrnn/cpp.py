@@ -14,10 +14,13 @@ try:
     from . import _C
 
     _missing = None
+    _CELLS = frozenset(_C.cells())
 except ImportError as error:  # a source tree that was not built
     _missing = f"the compiled extension cannot be imported ({error})"
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+_LARGE = 4 << 20  # bytes
 
 
 def why_not(spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -28,7 +31,7 @@ def why_not(spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | N
         return f"it runs on the CPU only, and the tensors are on {device}"
     if dtype not in _DTYPES:
         return f"it has no kernel for {dtype}"
-    if spec.name not in _C.cells():
+    if spec.name not in _CELLS:
         return f"it has no kernel for the cell {spec.name!r}"
     return None
 
@@ -63,6 +66,13 @@ def _shape(
     return rows, steps, batch, recurrences, width // spec.num_gates, k, address
 
 
+def _fresh(tensors: Sequence[Tensor]) -> None:
+    """Prepares results for being written the first time."""
+    for tensor in tensors:
+        if tensor.nbytes >= _LARGE:
+            _C.ask_for_huge_pages(tensor.data_ptr(), tensor.nbytes)
+
+
 def scan(
     spec: CellSpec,
     gates_x: Tensor,
@@ -76,6 +86,7 @@ def scan(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Outputs, final states and what the backward needs (`fastrnn.allocate.results`)."""
     out, finals, saved = allocate.results(spec, gates_x, weight_hr is not None, states, save)
+    _fresh((out, *saved))
     gates_x = _dense_last(gates_x)
     states = [_dense_last(state) for state in states]
     biases = None if bias_hh is None else [bias.contiguous() for bias in bias_hh]
@@ -116,6 +127,7 @@ def scan_backward(
 ) -> list[Tensor]:
     """The gradients of `fastrnn.allocate.gradients`."""
     found = allocate.gradients(spec, gates_x, weight_hr is not None, states)
+    _fresh(found)
     states = [_dense_last(state) for state in states]
     out, reserve, grad_out = _dense_last(out), _dense_last(saved[0]), _dense_last(grad_out)
     grad_finals = [_dense_last(grad) for grad in grad_finals]
@@ -136,6 +148,8 @@ def scan_backward(
         _rows(found[0]),
         _rows(found[1] if spec.apart else None),
         [_states(grad) for grad in found[sides : sides + len(states)]],
-        _rows(found[-1] if weight_hr is not None else None),
+        _rows(found[-2] if weight_hr is not None else None),
     )
+    if weight_hr is not None:
+        found[-1].copy_(saved[1])
     return found

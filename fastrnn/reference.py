@@ -25,12 +25,12 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return _WIDER.get(dtype, dtype)
 
 
-def row_sizes(rows: int, batch: int, batch_sizes: Tensor | None) -> list[int]:
-    """How many rows each time step has."""
-    if batch_sizes is not None:
-        sizes: list[int] = batch_sizes.tolist()
-        return sizes
-    return [batch] * (rows // batch) if batch else []
+def packed_positions(batch_sizes: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """The time step and the sequence of each row of packed data, ``[S]`` each."""
+    steps = torch.arange(batch_sizes.shape[0], device=batch_sizes.device)
+    step = torch.repeat_interleave(steps, batch_sizes, output_size=rows)
+    starts = batch_sizes.cumsum(0) - batch_sizes
+    return step, torch.arange(rows, device=batch_sizes.device) - starts[step]
 
 
 def scan(
@@ -42,8 +42,6 @@ def scan(
     states: Sequence[Tensor],
     batch_sizes: Tensor | None,
     reverse: Sequence[bool],
-    add_gates_h: Tensor | None = None,
-    add_h: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Run N recurrences over time.
 
@@ -56,49 +54,15 @@ def scan(
         batch_sizes: int64 ``[T]``, descending: how many sequences reach each step,
             as in a `PackedSequence`. None: all of them reach every step.
         reverse: for each recurrence, whether it runs from the last step to the first.
-        add_gates_h: ``[S, N, G*H]`` added to the recurrent side; its gradient is that side's.
-        add_h: ``[S, N, K]`` added to a projected h; its gradient is the projection's.
 
     Returns:
         the outputs ``[S, N, K]`` and the final states, shaped as the initial ones.
     """
-    dtype = gates_x.dtype
-    wide = accumulation_dtype(dtype)
-    sizes = row_sizes(gates_x.shape[0], states[0].shape[1], batch_sizes)
-    starts = [0]
-    for size in sizes:
-        starts.append(starts[-1] + size)
-
-    outputs, finals = [], []
-    for n, backwards in enumerate(reverse):
-        w_hh = weight_hh[n].to(wide)
-        w_hr = None if weight_hr is None else weight_hr[n].to(wide)
-        current = tuple(state[n].to(wide) for state in states)
-        rows: list[Tensor] = [gates_x.new_empty(0)] * len(sizes)
-        order = range(len(sizes))
-        for t in reversed(order) if backwards else order:
-            here = slice(starts[t], starts[t + 1])
-            active = tuple(state[: sizes[t]] for state in current)
-            gates_h = active[0] @ w_hh.t()
-            if bias_hh is not None:
-                gates_h = gates_h + bias_hh[n].to(wide)
-            if add_gates_h is not None:
-                gates_h = gates_h + add_gates_h[here, n].to(wide)
-            h, *rest = spec.step(gates_x[here, n].to(wide), gates_h, active)
-            if w_hr is not None:
-                h = h @ w_hr.t()
-                if add_h is not None:
-                    h = h + add_h[here, n].to(wide)
-            rows[t] = h
-            current = tuple(
-                torch.cat([new, old[sizes[t] :]]) if sizes[t] < old.shape[0] else new
-                for new, old in zip((h, *rest), current, strict=True)
-            )
-        empty = states[0].new_empty(0, states[0].shape[2]).to(wide)
-        outputs.append(torch.cat(rows) if rows else empty)
-        finals.append(current)
-    out = torch.stack(outputs, dim=1).to(dtype)
-    return out, [torch.stack(each).to(dtype) for each in zip(*finals, strict=True)]
+    add_gates_h = None if bias_hh is None else bias_hh.expand(gates_x.shape)
+    out, finals, _ = _scan(
+        spec, gates_x, weight_hh, add_gates_h, weight_hr, None, states, batch_sizes, reverse
+    )
+    return out, finals
 
 
 def scan_backward(
@@ -116,44 +80,114 @@ def scan_backward(
     """What a backend's backward returns, by differentiating `scan`; itself differentiable.
 
     Returns ``[dgates_x]``, ``dgates_h`` if the cell has gates apart, the gradient of
-    each initial state, and ``dh`` before the projection's product if there is one.
+    each initial state, and with a projection ``dh`` after and ``h`` before it.
     """
     with torch.enable_grad():
-        # A view makes a leaf's own gradient and the graph behind it two things.
-        gates_x = _differentiable(gates_x)
-        states = [_differentiable(state) for state in states]
-        wanted = [gates_x]
-        add_gates_h = add_h = None
+        gates_x = differentiable(gates_x)
+        states = [differentiable(state) for state in states]
+        wanted = [gates_x, *states]
+        add_gates_h = None if bias_hh is None else bias_hh.expand(gates_x.shape)
+        add_h = None
         if spec.apart:
-            add_gates_h = _differentiable(torch.zeros_like(gates_x))
-            wanted.append(add_gates_h)
-        wanted.extend(states)
+            if add_gates_h is None:
+                add_gates_h = torch.zeros_like(gates_x)
+            add_gates_h = differentiable(add_gates_h)
+            wanted.insert(1, add_gates_h)
         if weight_hr is not None:
-            add_h = _differentiable(torch.zeros_like(grad_out))
+            add_h = differentiable(torch.zeros_like(grad_out))
             wanted.append(add_h)
-        out, finals = scan(
-            spec,
-            gates_x,
-            weight_hh,
-            bias_hh,
-            weight_hr,
-            states,
-            batch_sizes,
-            reverse,
-            add_gates_h,
-            add_h,
+        out, finals, hidden = _scan(
+            spec, gates_x, weight_hh, add_gates_h, weight_hr, add_h, states, batch_sizes, reverse
         )
-        return list(
-            torch.autograd.grad(
-                [out, *finals],
-                wanted,
-                [grad_out, *grad_finals],
-                create_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+        gradients = torch.autograd.grad(
+            [out, *finals],
+            wanted,
+            [grad_out, *grad_finals],
+            create_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
         )
+        return [*gradients, hidden] if weight_hr is not None else list(gradients)
 
 
-def _differentiable(tensor: Tensor) -> Tensor:
+def differentiable(tensor: Tensor) -> Tensor:
+    """The same numbers as something to differentiate by.
+
+    A view, so that the gradient up to here and the graph behind it are two things.
+    """
     return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
+
+
+def _scan(
+    spec: CellSpec,
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    add_gates_h: Tensor | None,
+    weight_hr: Tensor | None,
+    add_h: Tensor | None,
+    states: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    reverse: Sequence[bool],
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """`scan`, and h before the projection, ``[S, N, H]``.
+
+    What is added to the recurrent side of the gates, ``[S, N, G*H]``, and to the
+    projected h, ``[S, N, K]``, has a row for each step: its gradient is that side's.
+    """
+    dtype = gates_x.dtype
+    wide = accumulation_dtype(dtype)
+    rows, batch = gates_x.shape[0], states[0].shape[1]
+    if batch_sizes is None:
+        steps, present = rows // batch if batch else 1, None
+    else:
+        # Sequences are padded to the longest. No size is read, so that this traces;
+        # and padding is zeros, by which no number of a neighbour can come in.
+        batch_sizes = batch_sizes.to(gates_x.device)
+        steps = batch_sizes.shape[0]
+        positions = packed_positions(batch_sizes, rows)
+        present = torch.arange(batch, device=gates_x.device) < batch_sizes.unsqueeze(1)
+
+    def by_step(tensor: Tensor | None, n: int) -> Tensor | None:
+        if tensor is None:
+            return None
+        tensor = tensor[:, n].to(wide)
+        if present is None:
+            return tensor.unflatten(0, (steps, batch))
+        return tensor.new_zeros(steps, batch, tensor.shape[1]).index_put(positions, tensor)
+
+    def by_row(steps: list[Tensor]) -> Tensor:
+        tensor = torch.stack(steps)
+        return (tensor.flatten(0, 1) if present is None else tensor[positions]).to(dtype)
+
+    outputs, hiddens, finals = [], [], []
+    for n, backwards in enumerate(reverse):
+        x, add, add_p = by_step(gates_x, n), by_step(add_gates_h, n), by_step(add_h, n)
+        w_hh = weight_hh[n].to(wide)
+        w_hr = None if weight_hr is None else weight_hr[n].to(wide)
+        current = tuple(state[n].to(wide) for state in states)
+        hs, befores = [], []
+        for t in reversed(range(steps)) if backwards else range(steps):
+            gates_h = current[0] @ w_hh.t()
+            if add is not None:
+                gates_h = gates_h + add[t]
+            h, *rest = spec.step(x[t], gates_h, current)
+            befores.append(h)
+            if w_hr is not None:
+                h = h @ w_hr.t()
+                if add_p is not None:
+                    h = h + add_p[t]
+            hs.append(h)
+            new = (h, *rest)
+            if present is not None:
+                new = tuple(
+                    torch.where(present[t].unsqueeze(1), a, b)
+                    for a, b in zip(new, current, strict=True)
+                )
+            current = new
+        outputs.append(by_row(hs[::-1] if backwards else hs))
+        if w_hr is not None:
+            hiddens.append(by_row(befores[::-1] if backwards else befores))
+        finals.append([state.to(dtype) for state in current])
+    out = torch.stack(outputs, 1)
+    hidden = torch.stack(hiddens, 1) if hiddens else out
+    return out, [torch.stack(each) for each in zip(*finals, strict=True)], hidden

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from . import allocate, backends, cpp, reference
 from .cells import CELLS, CellSpec
@@ -52,7 +53,7 @@ def scan(
         RuntimeError: the backend asked for cannot serve.
     """
     name = backends.choose(spec, gates_x.device, gates_x.dtype, backends.requested(backend))
-    if name == "cpp" and _plain(gates_x, *weight_hh, *(bias_hh or ()), *states):
+    if name == "cpp" and _plain(gates_x, *weight_hh, *(bias_hh or ()), *(weight_hr or ()), *states):
         out, finals, _ = cpp.scan(
             spec, gates_x, weight_hh, bias_hh, weight_hr, states, batch_sizes, reverse, False
         )
@@ -236,7 +237,8 @@ def _backward(
     if needs[3]:
         grad_bias_hh = dgates_h.sum(0)
     if needs[4]:
-        (dh,), hidden = gradients, saved[-1]
+        # Not the hidden that was saved, whose graph ends with the forward.
+        dh, hidden = gradients
         grad_weight_hr = torch.bmm(dh.permute(1, 2, 0), hidden.transpose(0, 1))
     return (
         None,
@@ -281,10 +283,7 @@ def _weight_gradient(
 
 def _previous_rows(batch_sizes: Tensor, rows: int, backwards: bool) -> Tensor:
     """For each packed row, the row its state came from; ``rows + b`` means the initial state b."""
-    steps = torch.arange(batch_sizes.shape[0])
-    step = torch.repeat_interleave(steps, batch_sizes, output_size=rows)
-    starts = batch_sizes.cumsum(0) - batch_sizes
-    sequence = torch.arange(rows) - starts[step]
+    step, sequence = reference.packed_positions(batch_sizes, rows)
     if backwards:
         following = torch.cat([batch_sizes[1:], batch_sizes.new_zeros(1)])
         first = sequence >= following[step]
@@ -323,7 +322,7 @@ def _backward_twice(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     count = ctx.num_states
     leaves = [gates_x, weight_hh, bias_hh, weight_hr, *rest[:count], grad_out, *rest[count:]]
     with torch.enable_grad():
-        leaves = [None if leaf is None else reference._differentiable(leaf) for leaf in leaves]
+        leaves = [None if leaf is None else reference.differentiable(leaf) for leaf in leaves]
         head, states, grad_out, grad_finals = (
             leaves[:4],
             leaves[4 : 4 + count],
@@ -470,3 +469,31 @@ def _scan_backward_vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) ->
         for i, g in enumerate(gradients)
     ]
     return results, [0] * len(results)
+
+
+def _legacy_vmap(operator: Any) -> Any:
+    """The rule for the vmap of old, by which ``torch.autograd.grad(is_grads_batched=True)``
+    still maps (and `torch.autograd.functional` and batched gradcheck): hands over to today's.
+    """
+
+    def unwrap(tensor: Any, size: int) -> tuple[Any, int | None]:
+        if not isinstance(tensor, Tensor) or not torch._C._functorch.is_legacy_batchedtensor(tensor):
+            return tensor, None
+        return torch._remove_batch_dim(tensor, level(), size, 0), 0
+
+    def level() -> int:
+        torch._C._vmapmode_increment_nesting()
+        return torch._C._vmapmode_decrement_nesting()
+
+    def rule(*arguments: Any) -> Any:
+        flat, spec = tree_flatten(arguments)
+        flat, in_dims = zip(*[unwrap(argument, 1) for argument in flat])
+        arguments, in_dims = tree_unflatten(flat, spec), tree_unflatten(in_dims, spec)
+        results = torch.func.vmap(operator, in_dims)(*arguments)
+        return tree_map(lambda t: torch._add_batch_dim(t, 0, level()), results)
+
+    return rule
+
+
+for _name in ("scan", "scan_backward"):
+    _library.impl(_name, _legacy_vmap(getattr(torch.ops.fastrnn, _name)), "Batched")

@@ -4,7 +4,6 @@ import inspect
 import itertools
 import warnings
 
-import fastrnn
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+import fastrnn
 
 LAYERS = ["RNN", "LSTM", "GRU"]
 CELLS = ["RNNCell", "LSTMCell", "GRUCell"]
@@ -348,14 +349,14 @@ def names_of(module):
     return [name for name, _ in module.named_parameters()]
 
 
-
-
 @pytest.fixture(params=LAYERS + CELLS)
 def pair(request):
-    """A module, torch's twin, and an input for both."""
+    """A module, torch's twin, and arguments for both, so that every weight matters."""
     name = request.param
     ours, theirs = twins(name, 3, 4)
-    return ours, theirs, uniform(2, 3) if name in CELLS else uniform(5, 2, 3)
+    state = uniform(2, 4) if name in CELLS else uniform(1, 2, 4)
+    input = uniform(2, 3) if name in CELLS else uniform(5, 2, 3)
+    return ours, theirs, (input, (state, -state) if "LSTM" in name else state)
 
 
 def recurrent_weight(module):
@@ -363,35 +364,35 @@ def recurrent_weight(module):
 
 
 def test_a_replaced_parameter_counts(pair):
-    ours, theirs, input = pair
+    ours, theirs, args = pair
     for module in (ours, theirs):
         name = recurrent_weight(module)
         torch.manual_seed(1)
         setattr(module, name, nn.Parameter(torch.rand_like(getattr(module, name))))
-    assert_same(ours, theirs, input)
+    assert_same(ours, theirs, args[0], tensors(args[1]))
 
 
 def test_data_exchanged_under_a_parameter_counts(pair):
-    ours, theirs, input = pair
-    before = tensors(ours(input))
+    ours, theirs, args = pair
+    before = tensors(ours(*args))
     for module in (ours, theirs):
         for weight in module.parameters():
             weight.data = weight.data * 0.5
-    assert_same(ours, theirs, input)
-    assert not torch.equal(before[0], tensors(ours(input))[0])
+    assert_same(ours, theirs, args[0], tensors(args[1]))
+    assert not torch.equal(before[0], tensors(ours(*args))[0])
 
 
 def test_tied_weights_share_their_gradient(pair):
-    ours, theirs, input = pair
+    ours, theirs, args = pair
     for module in (ours, theirs):
         bias = "bias_ih" if hasattr(module, "bias_ih") else "bias_ih_l0"
         setattr(module, bias.replace("ih", "hh"), getattr(module, bias))
     assert len(list(ours.parameters())) == 3
-    assert_same(ours, theirs, input)
+    assert_same(ours, theirs, args[0], tensors(args[1]))
 
 
 def test_noncontiguous_weights(pair):
-    ours, theirs, input = pair
+    ours, theirs, args = pair
     for module in (ours, theirs):
         for name in names_of(module):
             weight = getattr(module, name).detach()
@@ -400,37 +401,39 @@ def test_noncontiguous_weights(pair):
                 spread = spread.t().contiguous().t()
             assert spread.numel() == 1 or not spread.is_contiguous()
             setattr(module, name, nn.Parameter(spread))
-    assert_same(ours, theirs, input)
+    assert_same(ours, theirs, args[0], tensors(args[1]))
 
 
 def test_functional_call_uses_the_weights_it_is_given(pair):
-    ours, theirs, input = pair
-    before = tensors(ours(input))
+    ours, theirs, args = pair
+    before = tensors(ours(*args))
     weights = {name: torch.rand_like(w) for name, w in theirs.state_dict().items()}
-    got = torch.func.functional_call(ours, weights, (input,))
+    got = torch.func.functional_call(ours, weights, args)
     theirs.load_state_dict(weights)
-    torch.testing.assert_close(tensors(got), tensors(theirs(input)))
-    torch.testing.assert_close(tensors(ours(input)), before, rtol=0, atol=0)
+    torch.testing.assert_close(tensors(got), tensors(theirs(*args)))
+    torch.testing.assert_close(tensors(ours(*args)), before, rtol=0, atol=0)
 
 
 def test_functional_call_in_another_dtype(pair):
-    ours, _, input = pair
+    ours, _, args = pair
     weights = {name: w.float() for name, w in ours.state_dict().items()}
-    got = torch.func.functional_call(ours, weights, (input.float(),))
+    single = tuple(tensor.float() for tensor in tensors(args))
+    hx = single[1] if len(single) == 2 else single[1:]
+    got = torch.func.functional_call(ours, weights, (single[0], hx))
     assert {output.dtype for output in tensors(got)} == {torch.float32}
 
 
 def test_a_parametrization_counts_and_is_computed_once_a_call(pair):
-    ours, theirs, input = pair
+    ours, theirs, args = pair
     name = recurrent_weight(ours)
     parametrize.register_parametrization(ours, name, Scaled())
     with torch.no_grad():
         getattr(theirs, name).mul_(0.5)
     scaled = ours.parametrizations[name][0]
     scaled.count = 0
-    got = tensors(ours(input))
+    got = tensors(ours(*args))
     assert scaled.count == 1
-    torch.testing.assert_close(got, tensors(theirs(input)))
+    torch.testing.assert_close(got, tensors(theirs(*args)))
     got[0].sum().backward()
     assert ours.parametrizations[name].original.grad is not None
 
@@ -460,7 +463,7 @@ def test_the_dtype_check_does_not_compute_a_parametrization_again(name, first):
 )
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
 def test_normalised_weights(pair, norm):
-    ours, theirs, input = pair
+    ours, theirs, args = pair
     name = recurrent_weight(ours)
     torch.manual_seed(0)
     norm(ours, name)
@@ -469,20 +472,20 @@ def test_normalised_weights(pair, norm):
             leaf.data = leaf * torch.linspace(0.5, 1, leaf.numel()).view_as(leaf).double()
     ours.eval()  # spectral norms keep still
     effective = {}
-    ours(input)  # the old forms compute the weight in a hook before the call
+    ours(*args)  # the old forms compute the weight in a hook before the call
     for key in theirs.state_dict():
         effective[key] = getattr(ours, key).detach()
     assert not torch.equal(effective[name], theirs.state_dict()[name])
     theirs.load_state_dict(effective)
-    torch.testing.assert_close(tensors(ours(input)), tensors(theirs(input)))
-    tensors(ours(input))[0].sum().backward()
+    torch.testing.assert_close(tensors(ours(*args)), tensors(theirs(*args)))
+    tensors(ours(*args))[0].sum().backward()
     leaves = [p for n, p in ours.named_parameters() if name in n]
     assert leaves and all(p.grad is not None for p in leaves)
 
 
 def test_a_weight_may_be_a_plain_attribute(pair):
     """As weight-drop wrappers leave it: the parameter kept elsewhere, a tensor in its place."""
-    ours, theirs, input = pair
+    ours, theirs, args = pair
     name = recurrent_weight(ours)
     raw = getattr(ours, name)
     delattr(ours, name)
@@ -490,18 +493,18 @@ def test_a_weight_may_be_a_plain_attribute(pair):
     setattr(ours, name, raw * 0.5)
     with torch.no_grad():
         getattr(theirs, name).mul_(0.5)
-    got = tensors(ours(input))
-    torch.testing.assert_close(got, tensors(theirs(input)))
+    got = tensors(ours(*args))
+    torch.testing.assert_close(got, tensors(theirs(*args)))
     got[0].sum().backward()
     assert raw.grad is not None
 
 
 def test_a_missing_weight_is_named(pair):
-    ours, _, input = pair
+    ours, _, args = pair
     name = recurrent_weight(ours)
     delattr(ours, name)
     with pytest.raises(AttributeError, match=name):
-        ours(input)
+        ours(*args)
 
 
 # --- what torch's base class offers -------------------------------------------------------------
@@ -554,7 +557,7 @@ def test_code_written_against_torchs_base_class(name):
 
 
 def test_replicas_for_data_parallel_use_the_weights_set_on_them(pair):
-    ours, theirs, input = pair
+    ours, theirs, args = pair
     replica = ours._replicate_for_data_parallel()
     # What torch.nn.parallel.replicate does: copies set as plain, differentiable attributes.
     for name in names_of(ours):
@@ -562,8 +565,8 @@ def test_replicas_for_data_parallel_use_the_weights_set_on_them(pair):
     with torch.no_grad():
         for weight in theirs.parameters():
             weight.mul_(2)
-    got = tensors(replica(input))
-    torch.testing.assert_close(got, tensors(theirs(input)))
+    got = tensors(replica(*args))
+    torch.testing.assert_close(got, tensors(theirs(*args)))
     got[0].sum().backward()
     assert all(weight.grad is not None for weight in ours.parameters())
 
@@ -572,7 +575,24 @@ def test_replicas_for_data_parallel_use_the_weights_set_on_them(pair):
 def test_compiles_into_one_graph(name):
     torch._dynamo.reset()
     module = getattr(fastrnn, name)(3, 4)
-    inputs = [torch.rand(2, 3)] if name in CELLS else [torch.rand(5, 2, 3), torch.rand(5, 3)]
-    for input in inputs:
-        compiled = torch.compile(module, backend="eager", fullgraph=True)
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    for shape in [(2, 3), (3,)] if name in CELLS else [(5, 2, 3), (5, 3)]:
+        input = torch.rand(shape)
         torch.testing.assert_close(tensors(compiled(input)), tensors(module(input)))
+
+
+@pytest.mark.skipif(
+    torch.torch_version.TorchVersion(torch.__version__) < "2.13",
+    reason="older versions trace no PackedSequence and no size that is data",
+)
+@pytest.mark.parametrize("enforce_sorted", [True, False])
+def test_packed_input_compiles_into_one_graph(enforce_sorted):
+    torch._dynamo.reset()
+    layer = fastrnn.LSTM(3, 4)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    input = pack_padded_sequence(torch.rand(5, 3, 3), [5, 2, 1], enforce_sorted=enforce_sorted)
+    for hx in (None, (torch.rand(1, 3, 4), torch.rand(1, 3, 4))):
+        torch.testing.assert_close(tensors(compiled(input, hx)), tensors(layer(input, hx)))
+    for batch in (2, 4):
+        with pytest.raises(RuntimeError):
+            compiled(input, (torch.rand(1, batch, 4), torch.rand(1, batch, 4)))

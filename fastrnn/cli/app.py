@@ -27,8 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = importlib.import_module(f"fastrnn.cli.{chosen.command}")
     except ModuleNotFoundError as error:
-        if error.name not in ("rich", "matplotlib"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("rich", "matplotlib"):
             raise
-        parser.exit(1, f"{error.name} is not installed: pip install 'fastrnn[demo]'\n")
+        parser.exit(1, f"{package} is not installed: pip install 'fastrnn[demo]'\n")
     status: int = command.main(chosen.arguments)
     return status

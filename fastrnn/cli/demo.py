@@ -211,7 +211,7 @@ def _parse(argv: Sequence[str]) -> Options:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--cell", choices=LAYERS, default=default.cell, help="recurrent layer")
-    parser.add_argument("--device", default=default.device, help="torch device")
+    parser.add_argument("--device", type=_device, default=default.device, help="torch device")
     for name, help in (
         ("steps", "training steps"),
         ("hidden", "units"),
@@ -227,6 +227,14 @@ def _parse(argv: Sequence[str]) -> Options:
     )
     parser.add_argument("--out", type=Path, default=default.out, help="the figure, a PNG")
     return Options(**vars(parser.parse_args(argv)))
+
+
+def _device(text: str) -> str:
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:  # unknown, or not in this build or machine
+        raise argparse.ArgumentTypeError(str(error).partition("\n")[0]) from error
+    return text
 
 
 def _count(text: str) -> int:

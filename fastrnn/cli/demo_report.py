@@ -43,12 +43,13 @@ def show(result: Result, console: Console) -> None:
         f"loss after {result.steps} steps", f"{theirs.losses[-1]:.6f}", f"{ours.losses[-1]:.6f}", ""
     )
     console.print(table)
-    if result.steps < result.options.steps:
-        console.print(f"Stopped after {result.options.seconds:g} s of {result.options.steps} steps.")
+    options = result.options
+    if result.steps < options.steps:
+        console.print(f"Stopped after {options.seconds:g} s, short of {options.steps} steps.")
     console.print(verdict(result), style="green" if result.agree else "bold red", highlight=False)
     title = f"{ours.name}, a character at a time"
     console.print(Panel(Text(ours.text.strip()), title=title, width=min(console.width, 100)))
-    console.print(f"Figure: {result.options.out}", highlight=False, soft_wrap=True)
+    console.print(f"Figure: {options.out}", highlight=False, soft_wrap=True)
 
 
 def draw(result: Result) -> None:
@@ -80,13 +81,15 @@ def _draw_differences(axes: Axes, result: Result) -> None:
     axes.plot(rounding.bounds(result.control), color="tab:red", label="bound")
     axes.plot(result.control, ".", color="tab:gray", label="torch.nn, weights nudged by 1 ulp")
     axes.plot(result.differences, ".", color="black", label=result.fastrnn.name)
-    axes.set(xlabel="step", title="Relative difference from torch.nn", yscale="log")
+    axes.set(xlabel="step", title="Relative difference from torch.nn")
+    axes.set_yscale("log", nonpositive="mask")  # an equal loss leaves a gap
     axes.legend(fontsize="small")
 
 
 def _draw_speeds(axes: Axes, result: Result) -> None:
     runs = (result.torch, result.fastrnn)
-    speeds = [run.characters_per_second / 1e3 for run in runs]
+    speeds = [run.characters_per_second for run in runs]
     bars = axes.bar([run.name for run in runs], speeds, color=["tab:orange", "black"])
-    axes.bar_label(bars, fmt="%.0f")
-    axes.set(ylabel="1000 characters/s", title=f"Training speed: {result.ratio:.2f}x")
+    axes.bar_label(bars, labels=[f"{speed:,.0f}" for speed in speeds])
+    axes.margins(y=0.1)
+    axes.set(ylabel="characters/s", title=f"Training speed: {result.ratio:.2f}x")

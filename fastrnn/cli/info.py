@@ -7,8 +7,7 @@ import importlib.metadata
 import os
 import platform
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,10 +15,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fastrnn import _C, backends
+import fastrnn
+from fastrnn import backends
 from fastrnn.cli.openmp import loaded_openmp_runtimes
 
-PACKAGES = ("fastrnn", "torch", "triton", "numpy")
+PACKAGES = ("torch", "triton", "numpy")
 
 
 def _version(package: str) -> str:
@@ -48,28 +48,29 @@ def _openmp() -> str:
     return f"{len(runtimes)} runtimes loaded, where one is right: {', '.join(runtimes) or 'none'}"
 
 
-def _instruction_set() -> str:
-    text = f"{_C.isa()} (this processor runs: {', '.join(_C.isas())})"
+def _extension() -> Iterator[tuple[str, str]]:
+    try:
+        from fastrnn import _C
+    except ImportError as error:
+        yield "extension", f"cannot be imported: {error}"
+        return
+    yield "CPU features", " ".join(_C.cpu_features()) or "none that the kernels use"
+    isa = f"{_C.isa()} (built and runnable here: {', '.join(_C.isas())})"
     cap = os.environ.get("FASTRNN_ISA")
-    return f"{text}, capped by FASTRNN_ISA={cap}" if cap else text
+    yield "instruction set", f"{isa}, capped by FASTRNN_ISA={cap}" if cap else isa
 
 
-def _machine() -> Table:
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("Python", sys.version.split()[0])
+def _machine() -> Iterator[tuple[str, str]]:
+    yield "fastrnn", fastrnn.__version__
+    yield "Python", platform.python_version()
     for package in PACKAGES:
-        table.add_row(package, _version(package))
-    table.add_row("CPU", cpu_name())
-    table.add_row("CPU features", " ".join(_C.cpu_features()))
-    table.add_row("instruction set", _instruction_set())
-    table.add_row("threads", str(torch.get_num_threads()))
-    table.add_row("OpenMP runtime", _openmp())
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            table.add_row(f"cuda:{index}", torch.cuda.get_device_name(index))
-    return table
+        yield package, _version(package)
+    yield "CPU", cpu_name()
+    yield from _extension()
+    yield "threads", str(torch.get_num_threads())
+    yield "OpenMP runtime", _openmp()
+    for index in range(torch.cuda.device_count()):
+        yield f"cuda:{index}", torch.cuda.get_device_name(index)
 
 
 def _backends() -> Table:
@@ -84,6 +85,8 @@ def main(argv: Sequence[str], console: Console | None = None) -> int:
     """Print the tables; return the exit status."""
     argparse.ArgumentParser(prog="python -m fastrnn info", description=__doc__).parse_args(argv)
     console = console or Console()
-    console.print(_machine(), highlight=False)
+    for name, value in _machine():
+        # Lines as long as they are: this is what goes into a report of a fault.
+        console.print(f"[bold]{name:16}[/]{escape(value)}", highlight=False, soft_wrap=True)
     console.print(_backends(), highlight=False)
     return 0

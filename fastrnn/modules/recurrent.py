@@ -105,7 +105,10 @@ class Recurrent(nn.RNNBase):
         self._check_input(input, batch_sizes, weights[0].dtype)
         if state is not None:
             # Before the permutation, which would pick rows from a state with too many.
-            self._check_state(input, state, batch_sizes)
+            if batch_sizes is not None and torch.compiler.is_compiling():
+                self._assert_batch(state, batch_sizes)
+            else:
+                self._check_state(input, state, batch_sizes)
             state = self.permute_hidden(state, permutation)
         return self._compute(
             input,
@@ -155,6 +158,12 @@ class Recurrent(nn.RNNBase):
     def _check_state(self, input: Tensor, state: Any, batch_sizes: Tensor | None) -> None:
         self.check_hidden_size(state, self.get_expected_hidden_size(input, batch_sizes))
 
+    def _assert_batch(self, state: State, batch_sizes: Tensor) -> None:
+        """A packed input's batch is data: while tracing it can be asserted, not branched on."""
+        batch = batch_sizes[0].item()
+        for tensor in state if isinstance(state, tuple) else (state,):
+            torch._check(batch == tensor.size(1))
+
     # The names under which subclasses know the checks and the permutation.
 
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
@@ -177,7 +186,6 @@ class Recurrent(nn.RNNBase):
         return [getattr(self, name, None) for name in self._flat_weights_names]
 
     __setattr__ = nn.Module.__setattr__  # type: ignore[assignment]
-    _apply = nn.Module._apply
     _replicate_for_data_parallel = nn.Module._replicate_for_data_parallel
 
     def _init_flat_weights(self) -> None:
