@@ -23,7 +23,7 @@ struct Barrier {
 
 namespace {
 
-constexpr int kSpins = 4000;  // some 50 to 150 microseconds
+constexpr int kSpins = 64;  // one to three microseconds; a step's imbalance is below one
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -60,12 +60,17 @@ Plan make_plan(const ScanArgs& a, int gates, int width, int threads) {
   const int each = threads / plan.recurrences;
   if (each < 2) return plan;
 
-  // Splitting units streams every weight once, each core's share staying in its own
-  // cache, for one barrier a step; splitting rows has no barrier, but every core
-  // streams all weights. Units, then, where a step is long against a barrier.
-  const double per_step = per_row * double(a.B) / each;
+  // Splitting rows needs no barrier, but every core streams all weights; splitting units
+  // streams each weight once, a core's share staying in its own cache, for a barrier a
+  // step (0.2 us) and an exchange. So units where the stream is the bound: below 4 rows a
+  // core, or below 13 where the weights outgrow the second-level cache; and only where a
+  // step is long against the barrier.
+  constexpr double kCachedWeights = 256 * 1024;  // numbers: 1 MiB of float32
+  const double weights = double(gates) * double(a.H) * double(a.K);
+  const int64_t enough_rows = (weights > kCachedWeights ? 13 : 4) * each;
+  const double per_step = per_row * double(std::max<int64_t>(a.B, 1)) / each;
   const int64_t blocks = (a.H + width - 1) / width;
-  const bool units = !a.projected && blocks >= each && per_step > 3e4;
+  const bool units = !a.projected && a.B < enough_rows && blocks >= each && per_step > 1e4;
   if (units)
     plan.units = each;
   else

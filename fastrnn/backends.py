@@ -7,10 +7,8 @@ an objection raises it: nothing falls back behind the user's back.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
-from contextvars import ContextVar
+import threading
 from typing import NamedTuple
 
 import torch
@@ -40,7 +38,9 @@ BACKENDS = (
 )
 NAMES = tuple(backend.name for backend in BACKENDS)
 
-_requested: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
+# Each thread's own, as torch's modes are. `torch.compile` traces this and compiles anew
+# when it changes; it would not trace a ContextVar, nor notice a subclass's default.
+_thread = threading.local()
 
 
 def check_name(name: str | None) -> str | None:
@@ -53,9 +53,10 @@ def check_name(name: str | None) -> str | None:
 _from_environment = check_name(os.environ.get("FASTRNN_BACKEND") or None)
 
 
-@contextlib.contextmanager
-def use_backend(name: str | None) -> Iterator[None]:
+class use_backend:  # noqa: N801  a context manager, named as torch names its own
     """Within this context every call without a ``backend`` of its own uses this one.
+
+    It holds for the thread that enters it.
 
     Args:
         name: ``"cpp"``, ``"triton"``, ``"reference"``, or None for the automatic choice.
@@ -63,18 +64,23 @@ def use_backend(name: str | None) -> Iterator[None]:
     Raises:
         ValueError: there is no backend of that name.
     """
-    token = _requested.set(check_name(name) or "auto")
-    try:
-        yield
-    finally:
-        _requested.reset(token)
+
+    def __init__(self, name: str | None) -> None:
+        self._name = check_name(name) or "auto"
+
+    def __enter__(self) -> None:
+        self._before = getattr(_thread, "requested", None)
+        _thread.requested = self._name
+
+    def __exit__(self, *_: object) -> None:
+        _thread.requested = self._before
 
 
 def requested(argument: str | None) -> str | None:
     """The backend asked for: by argument, else by context, else by environment."""
     if argument is not None:
         return check_name(argument)
-    context = _requested.get()
+    context = getattr(_thread, "requested", None)
     if context is not None:
         return None if context == "auto" else context
     return _from_environment

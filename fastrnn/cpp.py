@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import allocate
 from .cells import CellSpec
@@ -33,6 +34,8 @@ def why_not(spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | N
         return f"it has no kernel for {dtype}"
     if spec.name not in _CELLS:
         return f"it has no kernel for the cell {spec.name!r}"
+    if forward_ad._current_level >= 0:
+        return "it has no forward-mode differentiation"
     return None
 
 
@@ -101,7 +104,9 @@ def scan(
         _rows(gates_x),
         [(weight.data_ptr(), *weight.stride()) for weight in weight_hh],
         [] if biases is None else [bias.data_ptr() for bias in biases],
-        [] if weight_hr is None else [(weight.data_ptr(), *weight.stride()) for weight in weight_hr],
+        []
+        if weight_hr is None
+        else [(weight.data_ptr(), *weight.stride()) for weight in weight_hr],
         [_states(state) for state in states],
         _rows(out),
         [_states(final) for final in finals],
@@ -139,7 +144,9 @@ def scan_backward(
         _shape(spec, gates_x, states, batch_sizes),
         list(reverse),
         [(weight.data_ptr(), *weight.stride()) for weight in weight_hh],
-        [] if weight_hr is None else [(weight.data_ptr(), *weight.stride()) for weight in weight_hr],
+        []
+        if weight_hr is None
+        else [(weight.data_ptr(), *weight.stride()) for weight in weight_hr],
         [_states(state) for state in states],
         _rows(out),
         _rows(reserve),

@@ -165,9 +165,7 @@ def lstm_cell(
 
 def _rnn_spec(nonlinearity: str) -> CellSpec:
     if nonlinearity not in ("tanh", "relu"):
-        raise ValueError(
-            f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
-        )
+        raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
     return CELLS[f"rnn_{nonlinearity}"]
 
 
@@ -196,7 +194,7 @@ def _layers(
     batch_first: bool,
     batch_sizes: Tensor | None,
     backend: str | None,
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Tensor, Sequence[Tensor]]:
     """A stack of layers, each one input product and one scan over both directions."""
     hx = () if hx is None else tuple(hx)
     input, *rest = _autocast((input, *hx, *weights))
@@ -227,31 +225,28 @@ def _layers(
         start = layer * per_layer
         kinds = [weights[start + i : start + per_layer : each] for i in range(each)]
         w_ih, w_hh = kinds[:2]
-        b_ih, b_hh = kinds[2:4] if bias else (None, None)
+        biases = kinds[2:4] if bias else ()
         w_hr = kinds[-1] if projected else None
-        here = slice(layer * directions, (layer + 1) * directions)
-        gates_x, b_hh = _input_product(spec, rows, w_ih, b_ih, b_hh)
-        out, last = scan(
-            spec, gates_x, w_hh, b_hh, w_hr, [s[here] for s in hx], batch_sizes, reverse, backend
-        )
+        first = layer * directions
+        states = hx if num_layers == 1 else [s[first : first + directions] for s in hx]
+        gates_x, b_hh = _input_product(spec, rows, w_ih, *biases)
+        out, last = scan(spec, gates_x, w_hh, b_hh, w_hr, states, batch_sizes, reverse, backend)
         rows = out.flatten(1)
         finals.append(last)
 
-    states = [
-        kind[0] if num_layers == 1 else torch.cat(kind) for kind in zip(*finals, strict=True)
-    ]
+    last = finals[0] if num_layers == 1 else [torch.cat(kind) for kind in zip(*finals, strict=True)]
     if batch_sizes is not None:
-        return rows, states
+        return rows, last
     output = rows.view(steps, batch, rows.shape[1])
-    return output.transpose(0, 1) if batch_first else output, states
+    return output.transpose(0, 1) if batch_first else output, last
 
 
 def _input_product(
     spec: CellSpec,
     rows: Tensor,
     w_ih: Sequence[Tensor],
-    b_ih: Sequence[Tensor] | None,
-    b_hh: Sequence[Tensor] | None,
+    b_ih: Sequence[Tensor] | None = None,
+    b_hh: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Sequence[Tensor] | None]:
     """``gates_x [S, N, G*H]`` for all steps and directions in one product.
 
@@ -276,9 +271,9 @@ def _zeros(
     projection: int,
 ) -> list[Tensor]:
     hidden = weights[0].shape[0] // spec.num_gates
-    k = weights[projection - 1].shape[0] if projection else hidden
-    widths = [k] + [hidden] * (len(spec.states) - 1)
-    return [rows.new_zeros(count, batch, width) for width in widths]
+    zeros = rows.new_zeros(count, batch, hidden)
+    h_0 = rows.new_zeros(count, batch, weights[projection - 1].shape[0]) if projection else zeros
+    return [h_0] + [zeros] * (len(spec.states) - 1)
 
 
 def _cell(
@@ -291,18 +286,17 @@ def _cell(
     b_hh: Tensor | None,
     backend: str | None,
 ) -> list[Tensor]:
-    """One step: a scan over one time step."""
+    """One step: a scan of length one."""
     check_cell(spec, input, states, w_ih, w_hh, b_ih, b_hh)
     # One bias without the other stands for a zero one.
     if b_ih is None and b_hh is not None:
         b_ih = torch.zeros_like(b_hh)
     if b_hh is None and b_ih is not None:
         b_hh = torch.zeros_like(b_ih)
-    biases = () if b_ih is None or b_hh is None else (b_ih, b_hh)
+    biases = [b for b in (b_ih, b_hh) if b is not None]
     input, *rest = _autocast((input, *states, w_ih, w_hh, *biases))
     states, (w_ih, w_hh, *biases) = rest[: len(states)], rest[len(states) :]
-    b_x, b_h = ([biases[0]], [biases[1]]) if biases else (None, None)
-    gates_x, b_h = _input_product(spec, input, [w_ih], b_x, b_h)
+    gates_x, b_h = _input_product(spec, input, [w_ih], *([b] for b in biases))
     _, finals = scan(
         spec, gates_x, [w_hh], b_h, None, [state.unsqueeze(0) for state in states], backend=backend
     )

@@ -67,13 +67,14 @@ def check_layers(
 
 def _check_same(input: Tensor, what: str, others: Sequence[Tensor]) -> None:
     """Same device and dtype as the input; in ATen's words."""
+    device, dtype = input.device, input.dtype
     for other in others:
-        if other.device != input.device:
+        if other.device != device:
             raise RuntimeError(
                 f"Input and {what} tensors are not at the same device, found input tensor at "
                 f"{input.device} and {what} tensor at {other.device}"
             )
-        if other.dtype != input.dtype:
+        if other.dtype != dtype:
             raise RuntimeError(
                 f"Input and {what} tensors are not the same dtype, found input tensor with "
                 f"{input.dtype} and {what} tensor with {other.dtype}"
@@ -92,19 +93,17 @@ def _check_weights(
     projected: bool,
 ) -> None:
     rows = spec.num_gates * hidden
+    names = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * bias + ["weight_hr"] * projected
+    shapes: list[tuple[int, ...]] = [(rows, features), (rows, k)]
+    shapes += [(rows,), (rows,)] * bias + [(k, hidden)] * projected
     for start in range(0, len(weights), each):
         layer, backwards = divmod(start // each, directions)
-        suffix = f"_l{layer}" + ("_reverse" if backwards else "")
-        expected: list[tuple[str, tuple[int, ...]]] = [
-            ("weight_ih", (rows, features if layer == 0 else directions * k)),
-            ("weight_hh", (rows, k)),
-        ]
-        if bias:
-            expected += [("bias_ih", (rows,)), ("bias_hh", (rows,))]
-        if projected:
-            expected.append(("weight_hr", (k, hidden)))
-        for (name, shape), weight in zip(expected, weights[start : start + each], strict=True):
-            check_shape(name + suffix, weight, shape)
+        if layer:
+            shapes[0] = (rows, directions * k)
+        for i, shape in enumerate(shapes):
+            if weights[start + i].shape != shape:
+                name = f"{names[i]}_l{layer}" + ("_reverse" if backwards else "")
+                check_shape(name, weights[start + i], shape)
 
 
 def _check_batch_sizes(batch_sizes: Tensor, input: Tensor) -> None:

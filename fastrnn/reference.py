@@ -82,40 +82,26 @@ def scan_backward(
     Returns ``[dgates_x]``, ``dgates_h`` if the cell has gates apart, the gradient of
     each initial state, and with a projection ``dh`` after and ``h`` before it.
     """
-    with torch.enable_grad():
-        gates_x = differentiable(gates_x)
-        states = [differentiable(state) for state in states]
-        wanted = [gates_x, *states]
-        add_gates_h = None if bias_hh is None else bias_hh.expand(gates_x.shape)
-        add_h = None
-        if spec.apart:
-            if add_gates_h is None:
-                add_gates_h = torch.zeros_like(gates_x)
-            add_gates_h = differentiable(add_gates_h)
-            wanted.insert(1, add_gates_h)
-        if weight_hr is not None:
-            add_h = differentiable(torch.zeros_like(grad_out))
-            wanted.append(add_h)
+    if bias_hh is None:
+        add_gates_h = torch.zeros_like(gates_x)
+    else:
+        add_gates_h = bias_hh.expand(gates_x.shape)
+
+    def run(
+        gates_x: Tensor, add_gates_h: Tensor, states: list[Tensor], add_h: Tensor
+    ) -> tuple[tuple[Tensor, list[Tensor]], Tensor]:
         out, finals, hidden = _scan(
             spec, gates_x, weight_hh, add_gates_h, weight_hr, add_h, states, batch_sizes, reverse
         )
-        gradients = torch.autograd.grad(
-            [out, *finals],
-            wanted,
-            [grad_out, *grad_finals],
-            create_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        return [*gradients, hidden] if weight_hr is not None else list(gradients)
+        return (out, finals), hidden
 
-
-def differentiable(tensor: Tensor) -> Tensor:
-    """The same numbers as something to differentiate by.
-
-    A view, so that the gradient up to here and the graph behind it are two things.
-    """
-    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
+    _, pull, hidden = torch.func.vjp(
+        run, gates_x, add_gates_h, list(states), torch.zeros_like(grad_out), has_aux=True
+    )
+    dgates_x, dgates_h, grad_states, dh = pull((grad_out, list(grad_finals)))
+    gradients = [dgates_x, dgates_h] if spec.apart else [dgates_x]
+    gradients += grad_states
+    return gradients if weight_hr is None else [*gradients, dh, hidden]
 
 
 def _scan(
@@ -131,14 +117,15 @@ def _scan(
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """`scan`, and h before the projection, ``[S, N, H]``.
 
-    What is added to the recurrent side of the gates, ``[S, N, G*H]``, and to the
-    projected h, ``[S, N, K]``, has a row for each step: its gradient is that side's.
+    What is added to the recurrent side of the gates, ``[S, N, G*H]``, and to h, ``[S, N, K]``,
+    has a row for each step, so that its gradient is that of what it is added to.
     """
     dtype = gates_x.dtype
     wide = accumulation_dtype(dtype)
     rows, batch = gates_x.shape[0], states[0].shape[1]
+    positions = present = None
     if batch_sizes is None:
-        steps, present = rows // batch if batch else 1, None
+        steps = rows // batch if batch else 1
     else:
         # Sequences are padded to the longest. No size is read, so that this traces;
         # and padding is zeros, by which no number of a neighbour can come in.
@@ -151,31 +138,32 @@ def _scan(
         if tensor is None:
             return None
         tensor = tensor[:, n].to(wide)
-        if present is None:
+        if positions is None:
             return tensor.unflatten(0, (steps, batch))
         return tensor.new_zeros(steps, batch, tensor.shape[1]).index_put(positions, tensor)
 
     def by_row(steps: list[Tensor]) -> Tensor:
         tensor = torch.stack(steps)
-        return (tensor.flatten(0, 1) if present is None else tensor[positions]).to(dtype)
+        return (tensor.flatten(0, 1) if positions is None else tensor[positions]).to(dtype)
 
     outputs, hiddens, finals = [], [], []
     for n, backwards in enumerate(reverse):
-        x, add, add_p = by_step(gates_x, n), by_step(add_gates_h, n), by_step(add_h, n)
+        x = by_step(gates_x, n)
+        add_to_gates, add_to_h = by_step(add_gates_h, n), by_step(add_h, n)
         w_hh = weight_hh[n].to(wide)
         w_hr = None if weight_hr is None else weight_hr[n].to(wide)
         current = tuple(state[n].to(wide) for state in states)
         hs, befores = [], []
         for t in reversed(range(steps)) if backwards else range(steps):
             gates_h = current[0] @ w_hh.t()
-            if add is not None:
-                gates_h = gates_h + add[t]
+            if add_to_gates is not None:
+                gates_h = gates_h + add_to_gates[t]
             h, *rest = spec.step(x[t], gates_h, current)
             befores.append(h)
             if w_hr is not None:
                 h = h @ w_hr.t()
-                if add_p is not None:
-                    h = h + add_p[t]
+            if add_to_h is not None:
+                h = h + add_to_h[t]
             hs.append(h)
             new = (h, *rest)
             if present is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ SUITES = Path(fastrnn.__file__).resolve().parents[1] / "bench"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run pytest on ``bench/`` with ``argv`` added; return its exit status."""
+    """Run pytest on ``bench/`` with ``argv`` added, then the report; return the exit status."""
     if not any(SUITES.glob("*.py")):
         print(
             "The benchmarks are not part of the installed package: they lie in bench/ of a source "
@@ -22,5 +24,32 @@ def main(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 1
-    command = [sys.executable, "-m", "pytest", str(SUITES), "--rootdir", str(SUITES.parent), *argv]
-    return subprocess.call(command, cwd=SUITES.parent)
+    if importlib.util.find_spec("pytest_benchmark") is None:
+        print("pytest-benchmark is not installed: pip install 'fastrnn[bench]'", file=sys.stderr)
+        return 1
+    root = SUITES.parent
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--benchmark-json", type=Path, default=root / ".benchmarks" / "latest.json")
+    parser.add_argument("--out", help="folder of the report")
+    options, rest = parser.parse_known_args(argv)
+    result = options.benchmark_json.resolve()
+    result.parent.mkdir(parents=True, exist_ok=True)
+    before = _written(result)
+
+    def run(*command: str) -> int:
+        return subprocess.call([sys.executable, "-m", *command], cwd=root)
+
+    status = run(
+        *("pytest", str(SUITES), "--rootdir", str(root)),
+        *("--benchmark-columns=median,iqr,rounds", "--benchmark-sort=name"),
+        *(f"--benchmark-json={result}", *rest),
+    )
+    # A failed check fails the run; what passed is reported all the same, the failures named.
+    if _written(result) != before:
+        out = () if options.out is None else ("--out", str(Path(options.out).resolve()))
+        status = max(status, run("bench.report", str(result), *out))
+    return status
+
+
+def _written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
