@@ -184,6 +184,28 @@ void backward(const std::string& cell, int dtype, int threads, const Shape& shap
   call.run(call.kernel.backward, call.kernel.backward_scratch(a));
 }
 
+// out [S, G*H] = x [S, K] . weight [G*H, K]^T + bias.
+void linear(int dtype, int threads, int64_t count, int64_t G, int64_t H, int64_t K, const Triple& x,
+            const Triple& weight_, int64_t bias, const Triple& out) {
+  py::gil_scoped_release release;
+  const Packing& packing = table().packing[dtype];
+  const Weight w = weight(weight_);
+  LinearArgs a;
+  a.x = address<const void>(x[0]), a.x_row = x[1];
+  a.out = address<void>(out[0]), a.out_row = out[1];
+  a.G = G, a.H = H, a.K = K;
+  const Aligned packed(packing.bytes(G, H, K));
+  packing.pack(w.data, G, H, K, H * w.row, w.row, w.column, packed.data);
+  a.weight = packed.data;
+  std::unique_ptr<Aligned> packed_bias;
+  if (bias) {
+    packed_bias = std::make_unique<Aligned>(packing.bytes(G, H, 1));
+    packing.pack(address<const void>(bias), G, H, 1, H, 1, 0, packed_bias->data);
+    a.bias = packed_bias->data;
+  }
+  run_linear(a, packing, count, threads);
+}
+
 // Fresh memory comes a page at a time, at the price of a fault each; results of many
 // megabytes are better served by large pages, where the system gives them on request.
 void ask_for_huge_pages(int64_t start, int64_t bytes) {
@@ -234,6 +256,7 @@ PYBIND11_MODULE(_C, m) {
   table();  // reads FASTRNN_ISA now, so that a bad value fails the import
   m.def("forward", &forward);
   m.def("backward", &backward);
+  m.def("linear", &linear);
   m.def("ask_for_huge_pages", &ask_for_huge_pages, "For memory of many megabytes, not yet touched.");
   m.def("cells", &cells, "Names of the cells that have kernels.");
   m.def("cell_layout", &cell_layout, "Numbers of gates, states and saved vectors of a cell.");

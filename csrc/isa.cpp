@@ -1,6 +1,7 @@
 // All kernels of one instruction set. Compiled once for each, with FASTRNN_ISA naming
 // the set and its namespace. No STL here: a function of it, compiled with these
 // machine flags, could be the copy that the linker keeps for everybody.
+#include "linear.h"
 #include "scan.h"
 
 #define FASTRNN_STRING_(x) #x
@@ -18,8 +19,8 @@ constexpr Kernel kernel() {
 }
 
 template <class S>
-constexpr Packing packing() {
-  return {kLanes<typename Wide<S>::type>, &packed_bytes<S>, &pack<S>};
+constexpr Packing packing(void (*product)(const LinearArgs&, int64_t, int64_t) = nullptr) {
+  return {kLanes<typename Wide<S>::type>, &packed_bytes<S>, &pack<S>, product};
 }
 
 // The order of dtypes is that of DType.
@@ -32,7 +33,8 @@ const Table table = {
 #include "cells/cells.def"
 #undef CELL
     },
-    {packing<float>(), packing<double>(), packing<bfloat16>(), packing<float16>()},
+    {packing<float>(&linear<float>), packing<double>(&linear<double>), packing<bfloat16>(),
+     packing<float16>()},
 };
 
 }  // namespace FASTRNN_ISA

@@ -15,15 +15,22 @@ namespace fastrnn {
 
 // Threads meet here every step, a few hundred nanoseconds apart: spin. A machine with
 // fewer free cores than threads must not burn its time slices: after a while, yield.
+//
+// Each member counts its arrivals in a cache line of its own and watches the others':
+// one transfer between cores, where a common counter and a signal take three.
+struct alignas(64) Arrivals {
+  std::atomic<unsigned> count{0};
+};
 struct Barrier {
-  int members = 1;
-  alignas(64) std::atomic<int> arrived{0};
-  alignas(64) std::atomic<unsigned> generation{0};
+  std::vector<Arrivals> members;
 };
 
 namespace {
 
 constexpr int kSpins = 64;  // one to three microseconds; a step's imbalance is below one
+
+// Waking a team costs some microseconds; in operations of one core:
+constexpr double kOneThread = 4e5;
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -35,18 +42,18 @@ inline void pause() {
 
 }  // namespace
 
-void wait(Barrier* barrier) {
-  const unsigned generation = barrier->generation.load(std::memory_order_acquire);
-  if (barrier->arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == barrier->members) {
-    barrier->arrived.store(0, std::memory_order_relaxed);
-    barrier->generation.store(generation + 1, std::memory_order_release);
-    return;
-  }
-  for (int spins = 0; barrier->generation.load(std::memory_order_acquire) == generation; ++spins) {
-    if (spins < kSpins)
-      pause();
-    else
-      sched_yield();
+void wait(Barrier* barrier, int member) {
+  std::atomic<unsigned>& own = barrier->members[size_t(member)].count;
+  const unsigned arrived = own.load(std::memory_order_relaxed) + 1;
+  own.store(arrived, std::memory_order_release);
+  for (const Arrivals& other : barrier->members) {
+    // Another may already be one meeting ahead, never more.
+    for (int spins = 0; int(other.count.load(std::memory_order_acquire) - arrived) < 0; ++spins) {
+      if (spins < kSpins)
+        pause();
+      else
+        sched_yield();
+    }
   }
 }
 
@@ -54,8 +61,7 @@ Plan make_plan(const ScanArgs& a, int gates, int width, int threads) {
   Plan plan;
   const double rows = double(a.starts[a.T]);
   const double per_row = 2.0 * gates * double(a.H) * double(a.K);
-  // Waking a team costs some microseconds: 4e5 operations of one core.
-  if (threads < 2 || rows * per_row * double(a.N) < 4e5) return plan;
+  if (threads < 2 || rows * per_row * double(a.N) < kOneThread) return plan;
   plan.recurrences = int(std::min<int64_t>(a.N, threads));
   const int each = threads / plan.recurrences;
   if (each < 2) return plan;
@@ -70,7 +76,7 @@ Plan make_plan(const ScanArgs& a, int gates, int width, int threads) {
   const int64_t enough_rows = (weights > kCachedWeights ? 13 : 4) * each;
   const double per_step = per_row * double(std::max<int64_t>(a.B, 1)) / each;
   const int64_t blocks = (a.H + width - 1) / width;
-  const bool units = !a.projected && a.B < enough_rows && blocks >= each && per_step > 1e4;
+  const bool units = !a.projected && a.B < enough_rows && blocks >= each && per_step > 4e4;
   if (units)
     plan.units = each;
   else
@@ -102,12 +108,12 @@ std::vector<int64_t> cut_rows(const ScanArgs& a, int parts) {
 void run(const ScanArgs& args, Entry entry, int gates, int width, int threads) {
   const Plan plan = make_plan(args, gates, width, threads);
   const int64_t blocks = (args.H + width - 1) / width;
-  const Slice whole{0, args.N, 0, args.B, 0, blocks, nullptr};
+  const Slice whole{0, args.N, 0, args.B, 0, blocks, nullptr, 0};
   if (plan.threads() == 1) return entry(args, whole);
 
   const std::vector<int64_t> rows = cut_rows(args, plan.rows);
   std::vector<Barrier> barriers(size_t(plan.recurrences * plan.rows));
-  for (Barrier& barrier : barriers) barrier.members = plan.units;
+  for (Barrier& barrier : barriers) barrier.members = std::vector<Arrivals>(size_t(plan.units));
 
 #pragma omp parallel num_threads(plan.threads())
   {
@@ -128,9 +134,20 @@ void run(const ScanArgs& args, Entry entry, int gates, int width, int threads) {
           blocks * unit / plan.units,
           blocks * (unit + 1) / plan.units,
           plan.units > 1 ? &barriers[size_t(recurrence * plan.rows + row)] : nullptr,
+          unit,
       };
       entry(args, slice);
     }
+  }
+}
+
+void run_linear(const LinearArgs& args, const Packing& packing, int64_t rows, int threads) {
+  const double operations = 2.0 * double(rows) * double(args.G * args.H) * double(args.K);
+  if (threads < 2 || operations < kOneThread) return packing.linear(args, 0, rows);
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t count = omp_get_num_threads(), id = omp_get_thread_num();
+    packing.linear(args, rows * id / count, rows * (id + 1) / count);
   }
 }
 

@@ -18,4 +18,7 @@ Plan make_plan(const ScanArgs& args, int gates, int width, int threads);
 using Entry = void (*)(const ScanArgs&, const Slice&);
 void run(const ScanArgs& args, Entry entry, int gates, int width, int threads);
 
+// The rows of a product, cut evenly.
+void run_linear(const LinearArgs& args, const Packing& packing, int64_t rows, int threads);
+
 }  // namespace fastrnn

@@ -85,49 +85,62 @@ struct Product {
   int64_t K;
   const C* h;  // [rows, ld]
   int64_t ld;
+  // Blocks from the last to the first. Every other step: what the last step left in the
+  // cache is met first, where a cyclic stream would have evicted it just before its turn.
+  bool backwards;
 
   template <class Epilogue>
   inline void run(int64_t r0, int64_t r1, int64_t u0, int64_t u1, Epilogue&& epilogue) const {
     if (r1 - r0 == 1)
-      single<kBlocksOne<G>>(r0, u0, u1, epilogue);
+      blocks<kBlocksOne<G>>(u0, u1, [&](auto taken, int64_t u) { single<taken>(r0, u, epilogue); });
     else if (r1 > r0)
-      many<kBlocksMany<G>>(r0, r1, u0, u1, epilogue);
+      blocks<kBlocksMany<G>>(u0, u1,
+                             [&](auto taken, int64_t u) { many<taken>(r0, r1, u, epilogue); });
   }
 
  private:
+  template <int U>
+  struct Count {
+    constexpr operator int() const { return U; }
+  };
+
   int64_t block_size() const { return K * G * kLanes<C>; }
+
+  // Calls take(U, u) for groups of U blocks, what remains in groups of half as many.
+  template <int U, class Take>
+  inline void blocks(int64_t u0, int64_t u1, Take&& take) const {
+    const int64_t full = (u1 - u0) / U, rest = u0 + full * U;
+    for (int turn = 0; turn < 2; ++turn) {
+      if ((turn == 0) != backwards) {
+        for (int64_t i = 0; i < full; ++i)
+          take(Count<U>{}, u0 + (backwards ? full - 1 - i : i) * U);
+      } else if constexpr (U > 1) {
+        if (rest < u1) blocks<U / 2>(rest, u1, take);
+      }
+    }
+  }
 
   // One row: the accumulators stay in registers up to the gate functions.
   template <int U, class Epilogue>
-  inline void single(int64_t row, int64_t u, int64_t u1, Epilogue&& epilogue) const {
-    for (; u + U <= u1; u += U) {
-      Vec<C> acc[U * G];
-      multiply<C, G, U, 1>(packed + u * block_size(), block_size(), h + row * ld, ld, K, acc);
-      for (int i = 0; i < U; ++i) epilogue(row, u + i, acc + i * G);
-    }
-    if constexpr (U > 1) {
-      if (u < u1) single<U / 2>(row, u, u1, epilogue);
-    }
+  inline void single(int64_t row, int64_t u, Epilogue&& epilogue) const {
+    Vec<C> acc[U * G];
+    multiply<C, G, U, 1>(packed + u * block_size(), block_size(), h + row * ld, ld, K, acc);
+    for (int i = 0; i < U; ++i) epilogue(row, u + i, acc + i * G);
   }
 
   // Many rows, in groups as even as can be; a block's weights serve all groups in turn.
   template <int U, class Epilogue>
-  inline void many(int64_t r0, int64_t r1, int64_t u, int64_t u1, Epilogue&& epilogue) const {
+  inline void many(int64_t r0, int64_t r1, int64_t u, Epilogue&& epilogue) const {
     constexpr int R = kMaxRows<G, U>;
     const int64_t groups = ceil_div(r1 - r0, R);
     Vec<C> acc[R * U * G];
-    for (; u + U <= u1; u += U) {
-      for (int64_t group = 0; group < groups; ++group) {
-        const int64_t first = r0 + (r1 - r0) * group / groups;
-        const int64_t last = r0 + (r1 - r0) * (group + 1) / groups;
-        multiply_rows<C, G, U, R>(last - first, packed + u * block_size(), block_size(),
-                                  h + first * ld, ld, K, acc);
-        for (int64_t r = first; r < last; ++r)
-          for (int i = 0; i < U; ++i) epilogue(r, u + i, acc + ((r - first) * U + i) * G);
-      }
-    }
-    if constexpr (U > 1) {
-      if (u < u1) many<U / 2>(r0, r1, u, u1, epilogue);
+    for (int64_t group = 0; group < groups; ++group) {
+      const int64_t first = r0 + (r1 - r0) * group / groups;
+      const int64_t last = r0 + (r1 - r0) * (group + 1) / groups;
+      multiply_rows<C, G, U, R>(last - first, packed + u * block_size(), block_size(),
+                                h + first * ld, ld, K, acc);
+      for (int64_t r = first; r < last; ++r)
+        for (int i = 0; i < U; ++i) epilogue(r, u + i, acc + ((r - first) * U + i) * G);
     }
   }
 };

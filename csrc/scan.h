@@ -85,7 +85,7 @@ struct Loop {
   int lanes(int64_t u, int64_t width) const { return int(min_of(W, width - u * W)); }
   int64_t blocks_of(int64_t width) const { return ceil_div(width, W); }
   void join() const {
-    if (slice.barrier) wait(slice.barrier);
+    if (slice.barrier) wait(slice.barrier, slice.member);
   }
   // The part of rows [from, to) that is this thread's.
   int64_t first_row(int64_t from) const { return max_of(from, slice.b0); }
@@ -163,7 +163,8 @@ struct Forward : Loop<Cell, S> {
     const C* bias = a.bias_hh ? static_cast<const C*>(a.bias_hh[n]) : nullptr;
     const int64_t H = a.H;
 
-    const Product<C, G> gates{static_cast<const C*>(a.weight_hh[n]), a.K, h_prev.data, h_prev.ld};
+    const Product<C, G> gates{static_cast<const C*>(a.weight_hh[n]), a.K, h_prev.data, h_prev.ld,
+                              (p & 1) != 0};
     gates.run(r0, r1, slice.u0, slice.u1,
               [&](int64_t b, int64_t u, V* sums) {
       const int count = this->lanes(u, H);
@@ -193,7 +194,7 @@ struct Forward : Loop<Cell, S> {
 
     if (a.projected) {
       const Product<C, 1> project{static_cast<const C*>(a.weight_hr[n]), H, s.hidden.data,
-                                  s.hidden.ld};
+                                  s.hidden.ld, (p & 1) != 0};
       project.run(r0, r1, 0, this->blocks_of(a.K), [&](int64_t b, int64_t u, V* sums) {
         store(h_next.row(b) + u * W, sums[0]);
         store(at<S>(a.out, start + b, n) + u * W, sums[0], this->lanes(u, a.K));
@@ -273,7 +274,7 @@ struct Backward : Loop<Cell, S> {
     const int64_t both = min_of(here, later);
     const Buffer<C>& dgates = s.dgates[(p + 1) & 1];
     const Product<C, 1> product{static_cast<const C*>(a.weight_hh[n]), G * a.H, dgates.data,
-                                dgates.ld};
+                                dgates.ld, (p & 1) != 0};
     const int64_t u0 = slice.u0, u1 = a.projected ? this->blocks_of(a.K) : slice.u1;
 
     auto initial = [&](int64_t b, int64_t u, V* sums) {
@@ -299,7 +300,7 @@ struct Backward : Loop<Cell, S> {
       product.run(this->first_row(0), this->last_row(both), u0, u1, arrive);
       without_product(this->first_row(later), this->last_row(here), u0, u1, arrive);
       const Product<C, 1> project{static_cast<const C*>(a.weight_hr[n]), a.K, s.dproj.data,
-                                  s.dproj.ld};
+                                  s.dproj.ld, (p & 1) != 0};
       project.run(this->first_row(0), this->last_row(here), 0, this->blocks_of(a.H),
                   [&](int64_t b, int64_t u, V* sums) { cell(n, s, steps, p, b, u, sums[0]); });
       return;

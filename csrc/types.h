@@ -61,12 +61,24 @@ struct ScanArgs {
 
 // A spin barrier among the threads that share a recurrence's units (parallel.cpp).
 struct Barrier;
-void wait(Barrier* barrier);
+void wait(Barrier* barrier, int member);
+
+// A product of rows [S, K] with a matrix [G*H, K] packed as G groups of H units.
+struct LinearArgs {
+  const void* x = nullptr;
+  int64_t x_row = 0;
+  const void* weight = nullptr;
+  const void* bias = nullptr;  // packed as a matrix of depth 1, or nullptr
+  void* out = nullptr;
+  int64_t out_row = 0;
+  int64_t G = 1, H = 0, K = 0;
+};
 
 // What one thread does: recurrences, batch rows and blocks of units.
 struct Slice {
   int64_t n0, n1, b0, b1, u0, u1;
   Barrier* barrier;  // nullptr where no other thread works on the same rows
+  int member;        // this thread among those of the barrier
 };
 
 // The functions of one cell and dtype.
@@ -86,6 +98,8 @@ struct Packing {
   // packed[block][k][g][lane] = w[g*step_g + unit*step_u + k*step_k]
   void (*pack)(const void* w, int64_t G, int64_t U, int64_t K, int64_t step_g, int64_t step_u,
                int64_t step_k, void* packed);
+  // Rows [r0, r1) of a product; nullptr for types stored narrower than they are summed.
+  void (*linear)(const LinearArgs&, int64_t r0, int64_t r1);
 };
 
 constexpr int kNumDTypes = 4;

@@ -21,6 +21,7 @@ except ImportError as error:  # a source tree that was not built
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
+PRODUCT_DTYPES = (torch.float32, torch.float64)
 _LARGE = 4 << 20  # bytes
 
 
@@ -160,3 +161,25 @@ def scan_backward(
     if weight_hr is not None:
         found[-1].copy_(saved[1])
     return found
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    """``x [S, K] . weight [M, K]^T + bias [M]``; M in so many groups as the tiles take together."""
+    rows, columns = x.shape[0], weight.shape[0]
+    out = x.new_empty(rows, columns)
+    _fresh((out,))
+    x = _dense_last(x)
+    bias = None if bias is None else bias.contiguous()
+    _C.linear(
+        _DTYPES[x.dtype],
+        torch.get_num_threads(),
+        rows,
+        groups,
+        columns // groups,
+        x.shape[1],
+        (x.data_ptr(), x.stride(0), 0),
+        (weight.data_ptr(), *weight.stride()),
+        0 if bias is None else bias.data_ptr(),
+        (out.data_ptr(), out.stride(0), 0),
+    )
+    return out

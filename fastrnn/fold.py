@@ -87,9 +87,8 @@ def _sizes(tensor: Tensor, dim: int | None) -> list[int]:
 
 def scan(info: Any, in_dims: Sequence[Any], *arguments: Any) -> Any:
     """The rule of the operator ``fastrnn::scan``."""
-    *arguments, save = arguments
-    fold = _Fold(info.batch_size, in_dims[:-1], arguments)
-    out, finals, saved = torch.ops.fastrnn.scan(*fold.arguments, save)
+    fold = _Fold(info.batch_size, in_dims[:-1], arguments[:-1])
+    out, finals, saved = torch.ops.fastrnn.scan(*fold.arguments, arguments[-1])
     results = (
         fold.unfold_rows(out),
         [fold.unfold_states(final) for final in finals],
@@ -100,9 +99,9 @@ def scan(info: Any, in_dims: Sequence[Any], *arguments: Any) -> Any:
 
 def scan_backward(info: Any, in_dims: Sequence[Any], *arguments: Any) -> Any:
     """The rule of the operator ``fastrnn::scan_backward``."""
-    *arguments, out, saved, grad_out, grad_finals = arguments
-    *in_dims, out_dim, saved_dims, grad_dim, final_dims = in_dims
-    fold = _Fold(info.batch_size, in_dims, arguments)
+    *scan_arguments, out, saved, grad_out, grad_finals = arguments
+    *scan_dims, out_dim, saved_dims, grad_dim, final_dims = in_dims
+    fold = _Fold(info.batch_size, scan_dims, scan_arguments)
     gradients = torch.ops.fastrnn.scan_backward(
         *fold.arguments,
         fold.rows(out, out_dim),

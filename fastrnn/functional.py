@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
-from torch.nn.functional import linear
 
 from .cells import CELLS, CellSpec
 from .checks import check_cell
 from .layer_checks import check_layers
+from .linear import linear
 from .scan import scan
 
 __all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_cell"]
@@ -106,7 +106,7 @@ def lstm(
     batch_sizes: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Long short-term memory (Hochreiter & Schmidhuber 1997), optionally projected (Sak et al. 2014).
+    """Long short-term memory (Hochreiter & Schmidhuber 1997), or projected (Sak et al. 2014).
 
     ``i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)``, ``g = tanh(a_g)``,
     ``c = f * c + i * g``, ``h = o * tanh(c)``, projected ``h = W_hr (o * tanh(c))``.
@@ -158,7 +158,7 @@ def lstm_cell(
     *,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One step of `lstm`: input ``[B, I]``, hx ``(h, c)`` each ``[B, H]``; returns the next (h, c)."""
+    """One step of `lstm`: input ``[B, I]``, hx ``(h, c)`` of ``[B, H]``; returns the next hx."""
     h, c = _cell(CELLS["lstm"], input, hx, w_ih, w_hh, b_ih, b_hh, backend)
     return h, c
 
@@ -229,7 +229,7 @@ def _layers(
         w_hr = kinds[-1] if projected else None
         first = layer * directions
         states = hx if num_layers == 1 else [s[first : first + directions] for s in hx]
-        gates_x, b_hh = _input_product(spec, rows, w_ih, *biases)
+        gates_x, b_hh = _input_product(spec, backend, rows, w_ih, *biases)
         out, last = scan(spec, gates_x, w_hh, b_hh, w_hr, states, batch_sizes, reverse, backend)
         rows = out.flatten(1)
         finals.append(last)
@@ -243,6 +243,7 @@ def _layers(
 
 def _input_product(
     spec: CellSpec,
+    backend: str | None,
     rows: Tensor,
     w_ih: Sequence[Tensor],
     b_ih: Sequence[Tensor] | None = None,
@@ -258,7 +259,7 @@ def _input_product(
     count = len(w_ih)
     weight = w_ih[0] if count == 1 else torch.cat(tuple(w_ih))
     bias = None if b_ih is None else b_ih[0] if count == 1 else torch.cat(tuple(b_ih))
-    gates_x = linear(rows, weight, bias)
+    gates_x = linear(spec, rows, weight, bias, backend)
     return gates_x.view(gates_x.shape[0], count, w_ih[0].shape[0]), b_hh
 
 
@@ -296,7 +297,7 @@ def _cell(
     biases = [b for b in (b_ih, b_hh) if b is not None]
     input, *rest = _autocast((input, *states, w_ih, w_hh, *biases))
     states, (w_ih, w_hh, *biases) = rest[: len(states)], rest[len(states) :]
-    gates_x, b_h = _input_product(spec, input, [w_ih], *([b] for b in biases))
+    gates_x, b_h = _input_product(spec, backend, input, [w_ih], *([b] for b in biases))
     _, finals = scan(
         spec, gates_x, [w_hh], b_h, None, [state.unsqueeze(0) for state in states], backend=backend
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from .cells import CellSpec
 from .checks import check_shape
+from .operators import watched
 
 
 def check_layers(
@@ -116,10 +118,10 @@ def _check_batch_sizes(batch_sizes: Tensor, input: Tensor) -> None:
         raise ValueError(f"batch_sizes should have 1 dimension, got {batch_sizes.dim()}")
     if batch_sizes.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    if torch.compiler.is_compiling() or input.device.type == "meta":
+    if watched((batch_sizes,)) or input.device.type == "meta":
         return  # values are not there to be read; the kernel reads them before it runs
     sizes = batch_sizes.tolist()
-    if sizes[-1] < 0 or any(a < b for a, b in zip(sizes, sizes[1:], strict=False)):
+    if sizes[-1] < 0 or any(a < b for a, b in pairwise(sizes)):
         raise ValueError(f"batch_sizes should be non-negative and in decreasing order, got {sizes}")
     if sum(sizes) != input.shape[0]:
         raise ValueError(

@@ -1,8 +1,10 @@
-"""Making an operator of PyTorch that all of its transforms accept.
+"""Making an operator of PyTorch that all of PyTorch's transforms accept.
 
-`torch.library` registers most of it. Two gaps are filled here: its autograd refuses
+`torch.library` does most of it. Two gaps are filled here: its autograd refuses
 `torch.func`, and the vmap behind ``torch.autograd.grad(is_grads_batched=True)`` is an
-older one that knows no lists of tensors. Nothing here knows what an operator computes.
+older one that knows no lists of tensors. And where nobody watches, an operator is called
+past PyTorch's dispatcher, which takes longer than a short sequence does. Nothing here
+knows what an operator computes.
 """
 
 from __future__ import annotations
@@ -13,9 +15,34 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd.function import _SingleLevelFunction
 
 _library = torch.library.Library("fastrnn", "DEF")
+_CLASSES = (Tensor, torch.nn.Parameter)
+
+
+def watched(tensors: Iterable[Tensor]) -> bool:
+    """Whether anyone wants to see operators pass: tracing, a transform, a mode, a tensor's class.
+
+    The tensors that nobody watches are plain ones on the CPU, at whose numbers their
+    addresses point.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    if torch._C._len_torch_dispatch_stack():
+        return True
+    for tensor in tensors:
+        if type(tensor) not in _CLASSES or not tensor.is_cpu or tensor.is_neg():
+            return True
+        if torch._C._functorch.is_legacy_batchedtensor(tensor):
+            return True
+    return False
+
+
+def differentiated(tensors: Iterable[Tensor]) -> bool:
+    """Whether autograd wants to know what becomes of the tensors."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def define(
@@ -25,8 +52,8 @@ def define(
     keep: Callable[..., Sequence[Any]],
     backward: Callable[..., Sequence[Any]],
     vmap: Callable[..., Any],
-) -> Any:
-    """Make the operator ``fastrnn::name`` of a schema ``name(...) -> ...`` and return it.
+) -> Callable[..., Any]:
+    """Make the operator ``fastrnn::name`` of a schema ``name(...) -> ...``; returns its call.
 
     Args:
         kernel: computes it, on plain tensors.
@@ -40,13 +67,38 @@ def define(
     name = schema.partition("(")[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     operator = getattr(torch.ops.fastrnn, name).default
+    single = len(operator._schema.returns) == 1
+    differentiable = _differentiable(name, single, keep, backward)
+
+    def autograd(keyset: Any, *arguments: Any) -> Any:
+        below = keyset & torch._C._after_autograd_keyset
+        grad = torch.is_grad_enabled()
+
+        def continued(*arguments: Any) -> Any:
+            # The engine switches gradients off, but the levels below may want theirs.
+            with torch._C._AutoDispatchBelowAutograd(), torch.set_grad_enabled(grad):
+                return operator.redispatch(below, *arguments)
+
+        # `torch.func` comes by here once for each of its levels.
+        with enable_single_level_autograd_function():
+            return differentiable(continued, *_flatten(arguments))
+
     _library.impl(name, kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"fastrnn::{name}", fake, lib=_library)
-    differentiable = _differentiable(name, operator, keep, backward)
-    _library.impl(name, differentiable, "Autograd", with_keyset=True)
-    torch.library.register_vmap(f"fastrnn::{name}", vmap, lib=_library)
+    _library.impl(name, autograd, "Autograd", with_keyset=True)
     _library.impl(name, _mapped(operator), "Batched")
-    return operator
+    torch.library.register_fake(f"fastrnn::{name}", fake, lib=_library)
+    torch.library.register_vmap(f"fastrnn::{name}", vmap, lib=_library)
+
+    def call(*arguments: Any) -> Any:
+        flat, lengths = _flatten(arguments)
+        tensors = [value for value in flat if isinstance(value, Tensor)]
+        if watched(tensors):
+            return operator(*arguments)
+        if differentiated(tensors):
+            return differentiable(kernel, flat, lengths)
+        return kernel(*arguments)
+
+    return call
 
 
 def _flatten(values: Iterable[Any]) -> tuple[list[Any], list[int | None]]:
@@ -54,7 +106,7 @@ def _flatten(values: Iterable[Any]) -> tuple[list[Any], list[int | None]]:
     flat: list[Any] = []
     lengths: list[int | None] = []
     for value in values:
-        if isinstance(value, (list, tuple)) and all(isinstance(v, Tensor) for v in value):
+        if isinstance(value, (list, tuple)) and (not value or isinstance(value[0], Tensor)):
             flat.extend(value)
             lengths.append(len(value))
         else:
@@ -66,67 +118,60 @@ def _flatten(values: Iterable[Any]) -> tuple[list[Any], list[int | None]]:
 def _unflatten(flat: Iterable[Any], lengths: Iterable[int | None]) -> list[Any]:
     rest = iter(flat)
     return [
-        next(rest) if length is None else [next(rest) for _ in range(length)]
-        for length in lengths
+        next(rest) if length is None else [next(rest) for _ in range(length)] for length in lengths
     ]
 
 
 def _differentiable(
     name: str,
-    operator: Any,
+    single: bool,
     keep: Callable[..., Sequence[Any]],
     backward: Callable[..., Sequence[Any]],
 ) -> Callable[..., Any]:
-    """What runs in autograd's turn: at each level of `torch.func`, that level's own.
+    """``differentiable(function, flat, lengths)``: a call whose gradient is ``backward``."""
 
-    Hence a function of a single level, which calls the operator anew for what is below.
-    """
-
-    single = len(operator._schema.returns) == 1
-
-    class Scope(_SingleLevelFunction):
+    class Scope(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, keyset: Any, grad: bool, layouts: list[Any], *flat: Any) -> Any:
-            # Without this, zeros would be made for every result that was not used.
+        def forward(ctx: Any, function: Callable[..., Any], both: list[Any], *flat: Any) -> Any:
+            # Else zeros would be made for every result that was not used.
             ctx.set_materialize_grads(False)
-            arguments = _unflatten(flat, layouts[0])
-            # The levels below differentiate too, but the engine has switched gradients off.
-            with torch._C._AutoDispatchBelowAutograd(), torch.set_grad_enabled(grad):
-                results = operator.redispatch(keyset, *arguments)
-            if single:
-                results = (results,)
-            kept, ctx.kept_lengths = _flatten(keep(arguments, results))
+            arguments = _unflatten(flat, both[0])
+            results = function(*arguments)
+            results = (results,) if single else results
+            kept, ctx.of_kept = _flatten(keep(arguments, results))
             ctx.save_for_backward(*(v if isinstance(v, Tensor) else None for v in kept))
             ctx.constants = [None if isinstance(v, Tensor) else v for v in kept]
-            flat, lengths = _flatten(results)
-            layouts.append(lengths)
-            ctx.layouts = layouts
-            return tuple(flat)
+            spilled, lengths = _flatten(results)
+            both.append(lengths)
+            ctx.both = both
+            return tuple(spilled)
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
-            of_arguments, of_results = ctx.layouts
-            flat = [
+            of_arguments, of_results = ctx.both
+            kept = [
                 constant if tensor is None else tensor
                 for tensor, constant in zip(ctx.saved_tensors, ctx.constants, strict=True)
             ]
-            kept = _unflatten(flat, ctx.kept_lengths)
-            needs = _unflatten(ctx.needs_input_grad[3:], of_arguments)
-            gradients = backward(kept, needs, *_unflatten(grads, of_results))
-            flat: list[Any] = [None, None, None]
+            gradients = backward(
+                _unflatten(kept, ctx.of_kept),
+                _unflatten(ctx.needs_input_grad[2:], of_arguments),
+                *_unflatten(grads, of_results),
+            )
+            flat: list[Any] = [None, None]
             for gradient, length in zip(gradients, of_arguments, strict=True):
                 flat.extend([gradient] if length is None else gradient or ())
             return tuple(flat)
 
     Scope.__name__ = Scope.__qualname__ = name
 
-    def differentiable(keyset: Any, *arguments: Any) -> Any:
-        flat, lengths = _flatten(arguments)
-        layouts = [lengths]
-        below = keyset & torch._C._after_autograd_keyset
-        with enable_single_level_autograd_function():
-            flat = Scope.apply(below, torch.is_grad_enabled(), layouts, *flat)
-        results = _unflatten(flat, layouts[1])
+    def differentiable(
+        function: Callable[..., Any], flat: list[Any], lengths: list[int | None]
+    ) -> Any:
+        both = [lengths]  # the results' lengths join them
+        # Not `Function.apply`, which would hand over to `torch.func` what comes from there.
+        results = super(torch.autograd.Function, Scope).apply(function, both, *flat)
+        results = _unflatten(results, both[1])
         return results[0] if single else tuple(results)
 
     return differentiable
@@ -141,7 +186,7 @@ def _mapped(operator: Any) -> Callable[..., Any]:
 
     def unwrap(value: Any) -> tuple[Any, int | None]:
         if isinstance(value, Tensor) and torch._C._functorch.is_legacy_batchedtensor(value):
-            # The size counts only where a tensor lacks the dimension of this level.
+            # The size, 1, would count only if the tensor were not mapped at this level.
             return torch._remove_batch_dim(value, level(), 1, 0), 0
         return value, None
 
@@ -152,6 +197,7 @@ def _mapped(operator: Any) -> Callable[..., Any]:
             *_unflatten(values, lengths)
         )
         flat, lengths = _flatten(results)
-        return type(results)(_unflatten((torch._add_batch_dim(t, 0, level()) for t in flat), lengths))
+        wrapped = (torch._add_batch_dim(tensor, 0, level()) for tensor in flat)
+        return type(results)(_unflatten(wrapped, lengths))
 
     return mapped

@@ -95,13 +95,13 @@ def scan_backward(
         )
         return (out, finals), hidden
 
-    _, pull, hidden = torch.func.vjp(
+    _, pull, *hidden = torch.func.vjp(
         run, gates_x, add_gates_h, list(states), torch.zeros_like(grad_out), has_aux=True
     )
     dgates_x, dgates_h, grad_states, dh = pull((grad_out, list(grad_finals)))
     gradients = [dgates_x, dgates_h] if spec.apart else [dgates_x]
     gradients += grad_states
-    return gradients if weight_hr is None else [*gradients, dh, hidden]
+    return gradients if weight_hr is None else [*gradients, dh, *hidden]
 
 
 def _scan(
@@ -134,48 +134,69 @@ def _scan(
         positions = packed_positions(batch_sizes, rows)
         present = torch.arange(batch, device=gates_x.device) < batch_sizes.unsqueeze(1)
 
-    def by_step(tensor: Tensor | None, n: int) -> Tensor | None:
-        if tensor is None:
-            return None
-        tensor = tensor[:, n].to(wide)
+    def by_step(tensor: Tensor) -> Tensor:
+        tensor = tensor.to(wide)
         if positions is None:
             return tensor.unflatten(0, (steps, batch))
         return tensor.new_zeros(steps, batch, tensor.shape[1]).index_put(positions, tensor)
 
-    def by_row(steps: list[Tensor]) -> Tensor:
-        tensor = torch.stack(steps)
+    def by_row(tensor: Tensor) -> Tensor:
         return (tensor.flatten(0, 1) if positions is None else tensor[positions]).to(dtype)
 
     outputs, hiddens, finals = [], [], []
     for n, backwards in enumerate(reverse):
-        x = by_step(gates_x, n)
-        add_to_gates, add_to_h = by_step(add_gates_h, n), by_step(add_h, n)
-        w_hh = weight_hh[n].to(wide)
-        w_hr = None if weight_hr is None else weight_hr[n].to(wide)
-        current = tuple(state[n].to(wide) for state in states)
-        hs, befores = [], []
-        for t in reversed(range(steps)) if backwards else range(steps):
-            gates_h = current[0] @ w_hh.t()
-            if add_to_gates is not None:
-                gates_h = gates_h + add_to_gates[t]
-            h, *rest = spec.step(x[t], gates_h, current)
-            befores.append(h)
-            if w_hr is not None:
-                h = h @ w_hr.t()
-            if add_to_h is not None:
-                h = h + add_to_h[t]
-            hs.append(h)
-            new = (h, *rest)
-            if present is not None:
-                new = tuple(
-                    torch.where(present[t].unsqueeze(1), a, b)
-                    for a, b in zip(new, current, strict=True)
-                )
-            current = new
-        outputs.append(by_row(hs[::-1] if backwards else hs))
-        if w_hr is not None:
-            hiddens.append(by_row(befores[::-1] if backwards else befores))
-        finals.append([state.to(dtype) for state in current])
-    out = torch.stack(outputs, 1)
-    hidden = torch.stack(hiddens, 1) if hiddens else out
-    return out, [torch.stack(each) for each in zip(*finals, strict=True)], hidden
+        out, hidden, last = _recurrence(
+            spec,
+            by_step(gates_x[:, n]),
+            weight_hh[n].to(wide),
+            None if add_gates_h is None else by_step(add_gates_h[:, n]),
+            None if weight_hr is None else weight_hr[n].to(wide),
+            None if add_h is None else by_step(add_h[:, n]),
+            [state[n].to(wide) for state in states],
+            present,
+            backwards,
+        )
+        outputs.append(by_row(out))
+        hiddens.append(by_row(hidden))
+        finals.append([state.to(dtype) for state in last])
+    last = [torch.stack(each) for each in zip(*finals, strict=True)]
+    return torch.stack(outputs, 1), last, torch.stack(hiddens, 1)
+
+
+def _recurrence(
+    spec: CellSpec,
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    add_gates_h: Tensor | None,
+    weight_hr: Tensor | None,
+    add_h: Tensor | None,
+    states: Sequence[Tensor],
+    present: Tensor | None,
+    backwards: bool,
+) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    """One of them, over ``gates_x [T, B, G*H]`` where ``present [T, B]`` holds.
+
+    Returns ``h [T, B, K]``, before the projection ``[T, B, H]``, and the final states.
+    """
+    hs, befores = [], []
+    steps = range(gates_x.shape[0])
+    for t in reversed(steps) if backwards else steps:
+        gates_h = states[0] @ weight_hh.t()
+        if add_gates_h is not None:
+            gates_h = gates_h + add_gates_h[t]
+        h, *others = spec.step(gates_x[t], gates_h, tuple(states))
+        befores.append(h)
+        if weight_hr is not None:
+            h = h @ weight_hr.t()
+        if add_h is not None:
+            h = h + add_h[t]
+        hs.append(h)
+        new = [h, *others]
+        if present is not None:
+            here = present[t].unsqueeze(1)
+            new = [torch.where(here, a, b) for a, b in zip(new, states, strict=True)]
+        states = new
+    if backwards:
+        hs.reverse()
+        befores.reverse()
+    return torch.stack(hs), torch.stack(befores), states

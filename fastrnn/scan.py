@@ -17,6 +17,7 @@ from torch import Tensor
 from . import allocate, backends, cpp, fold, operators, reference
 from .cells import CELLS, CellSpec
 
+
 def scan(
     spec: CellSpec,
     gates_x: Tensor,
@@ -38,8 +39,7 @@ def scan(
     """
     name = backends.choose(spec, gates_x.device, gates_x.dtype, backends.requested(backend))
     inputs = (gates_x, *weight_hh, *(bias_hh or ()), *(weight_hr or ()), *states)
-    watched = name != "cpp" or _watched(inputs)
-    if not watched and not _differentiated(inputs):
+    if name == "cpp" and not operators.watched(inputs) and not operators.differentiated(inputs):
         out, finals, _ = cpp.scan(
             spec, gates_x, weight_hh, bias_hh, weight_hr, states, batch_sizes, reverse, False
         )
@@ -47,13 +47,9 @@ def scan(
     stacked = (_stack(weight_hh), _stack(bias_hh), _stack(weight_hr))
     if name == "reference":
         return reference.scan(spec, gates_x, *stacked, states, batch_sizes, reverse)  # type: ignore[arg-type]
-    if not watched:
-        out, *finals = _Eager.apply(spec.name, gates_x, *stacked, batch_sizes, reverse, *states)
-        return out, finals
-    save = torch.is_grad_enabled()
-    out, finals, _ = _scan(
-        spec.name, gates_x, *stacked, states, batch_sizes, reverse, save
-    )
+    # A trace is to serve with and without gradients.
+    save = torch.is_grad_enabled() and not torch.jit.is_tracing()
+    out, finals, _ = _scan(spec.name, gates_x, *stacked, states, batch_sizes, reverse, save)
     return out, finals
 
 
@@ -61,63 +57,6 @@ def _stack(tensors: Sequence[Tensor] | None) -> Tensor | None:
     if tensors is None:
         return None
     return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tuple(tensors))
-
-
-def _watched(tensors: Sequence[Tensor]) -> bool:
-    """Whether tracing, a transform, a mode or a tensor subclass wants to see the operator.
-
-    If not, the kernel may be called without passing PyTorch's dispatcher, which costs
-    more than a short sequence does.
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return True
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return True
-    if torch._C._len_torch_dispatch_stack():
-        return True
-    return any(
-        type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.device.type != "cpu"
-        for tensor in tensors
-    )
-
-
-def _differentiated(tensors: Sequence[Tensor]) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-class _Eager(torch.autograd.Function):
-    """The operator's kernel and gradient where nobody watches."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        cell: str,
-        gates_x: Tensor,
-        weight_hh: Tensor,
-        bias_hh: Tensor | None,
-        weight_hr: Tensor | None,
-        batch_sizes: Tensor | None,
-        reverse: Sequence[bool],
-        *states: Tensor,
-    ) -> Any:
-        head = (gates_x, weight_hh, bias_hh, weight_hr)
-        out, finals, saved = _kernel(cell, *head, states, batch_sizes, reverse, True)
-        ctx.cell, ctx.reverse, ctx.num_states = cell, reverse, len(states)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*head, batch_sizes, out, *states, *saved)
-        return (out, *finals)
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor | None, *grad_finals: Tensor | None) -> Any:
-        *_, batch_sizes, out = tensors = ctx.saved_tensors[:6]
-        states, saved = _split(ctx.saved_tensors[6:], ctx.num_states)
-        kept = [ctx.cell, *tensors[:4], states, batch_sizes, ctx.reverse, out, saved]
-        gradients = _backward(kept, ctx.needs_input_grad[:5], grad_out, grad_finals, None)
-        return *gradients[:5], None, None, *gradients[5]
-
-
-def _split(tensors: Sequence[Tensor], count: int) -> tuple[list[Tensor], list[Tensor]]:
-    return list(tensors[:count]), list(tensors[count:])
 
 
 # --- the operators' kernels -----------------------------------------------------------
@@ -147,9 +86,7 @@ def _kernel_backward(
     weight_hr: Tensor | None,
     *rest: Any,
 ) -> list[Tensor]:
-    return cpp.scan_backward(
-        CELLS[cell], gates_x, weight_hh.unbind(0), _unstack(weight_hr), *rest
-    )
+    return cpp.scan_backward(CELLS[cell], gates_x, weight_hh.unbind(0), _unstack(weight_hr), *rest)
 
 
 def _fake(
@@ -194,23 +131,17 @@ def _backward(
     _: object,
 ) -> list[Any]:
     *arguments, out, saved = kept
-    cell, gates_x, weight_hh, bias_hh, weight_hr, states, batch_sizes, reverse = arguments
+    cell, _, _, _, _, states, batch_sizes, reverse = arguments
     spec = CELLS[cell]
     if not saved:
-        # The forward was told not to save: it ran under a transform or a trace
-        # that hid the gradient's coming. One more forward mends it.
+        # The forward was told not to save, as in a trace. One more mends it.
         out, _, saved = _scan(*arguments, True)
     grad_out = torch.zeros_like(out) if grad_out is None else grad_out
     grad_finals = [
         torch.zeros_like(state) if grad is None else grad
         for grad, state in zip(grad_finals, states, strict=True)
     ]
-    inputs = (out, *saved, grad_out, *grad_finals)
-    direct = not torch.is_grad_enabled() and not _watched(inputs)
-    gradients = (_kernel_backward if direct else _scan_backward)(
-        *arguments, out, saved, grad_out, grad_finals
-    )
-    dgates_x, *gradients = gradients
+    dgates_x, *gradients = _scan_backward(*arguments, out, saved, grad_out, grad_finals)
     dgates_h = gradients.pop(0) if spec.apart else dgates_x
     grad_states, gradients = gradients[: len(states)], gradients[len(states) :]
 
@@ -235,7 +166,7 @@ def _weight_gradient(
     batch_sizes: Tensor | None,
     reverse: Sequence[bool],
 ) -> Tensor:
-    """``sum_t dgates_h[t]^T h[t-1]`` for each recurrence, as products over all steps: [N, G*H, K]."""
+    """``sum_t dgates_h[t]^T h[t-1]`` for each recurrence, ``[N, G*H, K]``: products over time."""
     batch = h_0.shape[1]
     products = []
     for n, backwards in enumerate(reverse):
@@ -245,14 +176,10 @@ def _weight_gradient(
             products.append(dgates.t() @ previous)
         elif backwards:
             last = h.shape[0] - batch
-            products.append(
-                torch.addmm(dgates[last:].t() @ h_0[n], dgates[:last].t(), h[batch:])
-            )
+            products.append(torch.addmm(dgates[last:].t() @ h_0[n], dgates[:last].t(), h[batch:]))
         else:
             last = h.shape[0] - batch
-            products.append(
-                torch.addmm(dgates[:batch].t() @ h_0[n], dgates[batch:].t(), h[:last])
-            )
+            products.append(torch.addmm(dgates[:batch].t() @ h_0[n], dgates[batch:].t(), h[:last]))
     return products[0].unsqueeze(0) if len(products) == 1 else torch.stack(products)
 
 
@@ -281,32 +208,42 @@ def _backward_twice(
     What was saved counts as a function of the operator's other inputs, so the
     gradient goes to those alone.
     """
-    cell, *head, states, batch_sizes, reverse, _, saved, grad_out, grad_finals = kept
+    cell, gates_x, weight_hh, bias_hh, weight_hr, states, batch_sizes, reverse = kept[:8]
+    _, saved, grad_out, grad_finals = kept[8:]
+    optional = {"bias_hh": bias_hh, "weight_hr": weight_hr}
 
     def first(
-        head: dict[int, Tensor], states: list[Tensor], grad_out: Tensor, grads: list[Tensor]
+        gates_x: Tensor,
+        weight_hh: Tensor,
+        optional: dict[str, Tensor],
+        states: Sequence[Tensor],
+        grad_out: Tensor,
+        grad_finals: Sequence[Tensor],
     ) -> list[Tensor]:
-                return reference.scan_backward(
-            CELLS[cell], *map(head.get, range(4)), states, batch_sizes, reverse, grad_out, grads
+        weights = (weight_hh, optional.get("bias_hh"), optional.get("weight_hr"))
+        return reference.scan_backward(
+            CELLS[cell], gates_x, *weights, states, batch_sizes, reverse, grad_out, grad_finals
         )
 
-    present = {i: tensor for i, tensor in enumerate(head) if tensor is not None}
-    gradients, pull = torch.func.vjp(first, present, states, grad_out, grad_finals)
-    grad_head, grad_states, grad_grad_out, grad_grad_finals = pull(
-        [
-            torch.zeros_like(gradient) if grad is None else grad
-            for grad, gradient in zip(grads, gradients, strict=True)
-        ]
+    present = {name: tensor for name, tensor in optional.items() if tensor is not None}
+    gradients, pull, *_ = torch.func.vjp(
+        first, gates_x, weight_hh, present, states, grad_out, grad_finals
     )
+    cotangents = [
+        torch.zeros_like(gradient) if grad is None else grad
+        for grad, gradient in zip(grads, gradients, strict=True)
+    ]
+    grad_gates_x, grad_weight_hh, found, grad_states, *grad_grads = pull(cotangents)
     return [
-        None, *map(grad_head.get, range(4)), grad_states, None, None, None, [None] * len(saved),
-        grad_grad_out, grad_grad_finals,
+        None, grad_gates_x, grad_weight_hh, found.get("bias_hh"), found.get("weight_hr"),
+        grad_states, None, None, None, [None] * len(saved), *grad_grads,
     ]  # fmt: skip
 
 
+# Flags are int[]: `torch.jit.trace` knows no list of bool.
 _scan = operators.define(
     "scan(str cell, Tensor gates_x, Tensor weight_hh, Tensor? bias_hh, Tensor? weight_hr,"
-    " Tensor[] states, Tensor? batch_sizes, bool[] reverse, bool save)"
+    " Tensor[] states, Tensor? batch_sizes, int[] reverse, bool save)"
     " -> (Tensor, Tensor[], Tensor[])",
     _kernel,
     _fake,
@@ -316,7 +253,7 @@ _scan = operators.define(
 )
 _scan_backward = operators.define(
     "scan_backward(str cell, Tensor gates_x, Tensor weight_hh, Tensor? bias_hh,"
-    " Tensor? weight_hr, Tensor[] states, Tensor? batch_sizes, bool[] reverse,"
+    " Tensor? weight_hr, Tensor[] states, Tensor? batch_sizes, int[] reverse,"
     " Tensor out, Tensor[] saved, Tensor grad_out, Tensor[] grad_finals) -> Tensor[]",
     _kernel_backward,
     _fake_backward,
