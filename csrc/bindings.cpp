@@ -167,7 +167,7 @@ void backward(const std::string& cell, int dtype, int threads, const Shape& shap
               const Triple& out, const Triple& reserve, const Triple& grad_out,
               const std::vector<Triple>& grad_finals, const Triple& dgates_x,
               const Triple& dgates_h, const std::vector<Triple>& grad_states,
-              const Triple& dproj) {
+              const Triple& dproj, const Triple& hidden) {
   py::gil_scoped_release release;
   Call call(cell, dtype, threads, shape, reverse);
   ScanArgs& a = call.args;
@@ -177,6 +177,7 @@ void backward(const std::string& cell, int dtype, int threads, const Shape& shap
   a.dgates_x = rows(dgates_x);
   a.dgates_h = rows(dgates_h);
   a.dproj = rows(dproj);
+  a.hidden = rows(hidden);
   read_states(initial, call.kernel.states, a.states);
   read_states(grad_finals, call.kernel.states, a.grad_finals);
   read_states(grad_states, call.kernel.states, a.grad_states);
@@ -253,7 +254,6 @@ std::tuple<int, int, int> plan(const std::string& cell, int dtype, int64_t T, in
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "fastrnn's C++ kernels; use them through fastrnn.scan.";
-  table();  // reads FASTRNN_ISA now, so that a bad value fails the import
   m.def("forward", &forward);
   m.def("backward", &backward);
   m.def("linear", &linear);

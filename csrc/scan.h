@@ -348,7 +348,8 @@ struct Backward : Loop<Cell, S> {
                                count);
       ds[x] = load(s.dextra[x].row(b) + unit);
     }
-    if constexpr (Cell::kReadsOut) h = load(at<S>(a.out, row, n) + unit, count);
+    if constexpr (Cell::kReadsOut)
+      h = load(at<S>(a.projected ? a.hidden : a.out, row, n) + unit, count);
     if constexpr (Cell::kReadsH)
       h_prev = load(first ? at<S>(a.states[0], b, n) + unit : at<S>(a.out, before, n) + unit, count);
 

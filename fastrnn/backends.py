@@ -53,7 +53,7 @@ def check_name(name: str | None) -> str | None:
 _from_environment = check_name(os.environ.get("FASTRNN_BACKEND") or None)
 
 
-class use_backend:  # noqa: N801  a context manager, named as torch names its own
+class use_backend:  # a context manager, named as torch names its own
     """Within this context every call without a ``backend`` of its own uses this one.
 
     It holds for the thread that enters it.

@@ -18,6 +18,8 @@ try:
     _CELLS = frozenset(_C.cells())
 except ImportError as error:  # a source tree that was not built
     _missing = f"the compiled extension cannot be imported ({error})"
+else:
+    _C.isa()  # reads FASTRNN_ISA: a bad value is an error now, not a slow run later
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
@@ -138,6 +140,10 @@ def scan_backward(
     out, reserve, grad_out = _dense_last(out), _dense_last(saved[0]), _dense_last(grad_out)
     grad_finals = [_dense_last(grad) for grad in grad_finals]
     sides = 2 if spec.apart else 1
+    dproj = hidden = None
+    if weight_hr is not None:
+        dproj, hidden = found[-2:]
+        hidden.copy_(saved[1])
     _C.backward(
         spec.name,
         _DTYPES[gates_x.dtype],
@@ -156,10 +162,9 @@ def scan_backward(
         _rows(found[0]),
         _rows(found[1] if spec.apart else None),
         [_states(grad) for grad in found[sides : sides + len(states)]],
-        _rows(found[-2] if weight_hr is not None else None),
+        _rows(dproj),
+        _rows(hidden),
     )
-    if weight_hr is not None:
-        found[-1].copy_(saved[1])
     return found
 
 
