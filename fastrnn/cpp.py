@@ -96,6 +96,7 @@ def scan(
     gates_x = _dense_last(gates_x)
     states = [_dense_last(state) for state in states]
     biases = None if bias_hh is None else [bias.contiguous() for bias in bias_hh]
+    batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
     reserve = saved[0] if saved else None
     hidden = saved[1] if len(saved) > 1 else None
     _C.forward(
@@ -139,6 +140,7 @@ def scan_backward(
     states = [_dense_last(state) for state in states]
     out, reserve, grad_out = _dense_last(out), _dense_last(saved[0]), _dense_last(grad_out)
     grad_finals = [_dense_last(grad) for grad in grad_finals]
+    batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
     sides = 2 if spec.apart else 1
     dproj = hidden = None
     if weight_hr is not None:

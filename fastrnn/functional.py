@@ -197,9 +197,11 @@ def _layers(
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """A stack of layers, each one input product and one scan over both directions."""
     hx = () if hx is None else tuple(hx)
-    input, *rest = _autocast((input, *hx, *weights))
-    hx, weights = rest[: len(hx)], rest[len(hx) :]
     directions = 2 if bidirectional else 1
+    tensors = (input, *hx, *weights)
+    if all(isinstance(tensor, Tensor) for tensor in tensors):  # the checks tell what is not
+        input, *rest = _autocast(tensors)
+        hx, weights = rest[: len(hx)], rest[len(hx) :]
     check_layers(spec, input, hx, weights, bias, num_layers, directions, batch_first, batch_sizes)
 
     per_layer = len(weights) // num_layers

@@ -32,6 +32,11 @@ def check_layers(
         ValueError: ``batch_sizes`` is not what a `PackedSequence` holds, or the number
             of weights fits no stack.
     """
+    _check_tensors("input", (input,))
+    _check_tensors("hidden", hx)
+    _check_tensors("weights", weights)
+    if num_layers < 1:
+        raise ValueError("num_layers must be greater than zero")
     rank = 3 if batch_sizes is None else 2
     if input.dim() != rank:
         raise RuntimeError(f"input must have {rank} dimensions, got {input.dim()}")
@@ -59,12 +64,22 @@ def check_layers(
 
     _check_same(input, "hidden", hx)
     _check_same(input, "parameter", weights)
+    if weights[0].dim() != 2:
+        raise RuntimeError(f"weight_ih_l0 must have 2 dimensions, got {weights[0].dim()}")
+    if projected and weights[each - 1].dim() != 2:
+        raise RuntimeError(f"weight_hr_l0 must have 2 dimensions, got {weights[each - 1].dim()}")
     hidden = weights[0].shape[0] // spec.num_gates
     k = weights[each - 1].shape[0] if projected else hidden
     _check_weights(spec, input.shape[-1], hidden, k, weights, each, directions, bias, projected)
     for index, state in enumerate(hx):
         expected = (num_layers * directions, batch, hidden if index else k)
         check_shape(f"hidden[{index}]" if len(hx) > 1 else "hidden", state, expected)
+
+
+def _check_tensors(what: str, values: Sequence[object]) -> None:
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{what} should be a tensor, got {type(value).__name__}")
 
 
 def _check_same(input: Tensor, what: str, others: Sequence[Tensor]) -> None:
@@ -109,6 +124,7 @@ def _check_weights(
 
 
 def _check_batch_sizes(batch_sizes: Tensor, input: Tensor) -> None:
+    _check_tensors("batch_sizes", (batch_sizes,))
     if batch_sizes.device.type != "cpu" or batch_sizes.dtype != torch.int64:
         raise ValueError(
             "batch_sizes should be an int64 tensor on the CPU, "

@@ -41,9 +41,7 @@ class _Linear(torch.autograd.Function):
     """Its gradients are plain operators wherever they have to be differentiable again."""
 
     @staticmethod
-    def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, groups: int
-    ) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         ctx.save_for_backward(rows, weight)
         return cpp.linear(rows, weight, bias, groups)
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from . import allocate, backends, cpp, fold, operators, reference
 from .cells import CELLS, CellSpec
 
+_WINDOW = 1024  # rows
+
 
 def scan(
     spec: CellSpec,
@@ -173,14 +175,32 @@ def _weight_gradient(
         dgates, h = dgates_h[:, n], out[:, n]
         if batch_sizes is not None:
             previous = torch.cat([h, h_0[n]])[_previous_rows(batch_sizes, h.shape[0], backwards)]
-            products.append(dgates.t() @ previous)
-        elif backwards:
-            last = h.shape[0] - batch
-            products.append(torch.addmm(dgates[last:].t() @ h_0[n], dgates[:last].t(), h[batch:]))
+            products.append(_sum_of_products(dgates, previous))
+            continue
+        last = h.shape[0] - batch
+        if backwards:
+            first = dgates[last:].t() @ h_0[n]
+            products.append(_sum_of_products(dgates[:last], h[batch:], first))
         else:
-            last = h.shape[0] - batch
-            products.append(torch.addmm(dgates[:batch].t() @ h_0[n], dgates[batch:].t(), h[:last]))
+            first = dgates[:batch].t() @ h_0[n]
+            products.append(_sum_of_products(dgates[batch:], h[:last], first))
     return products[0].unsqueeze(0) if len(products) == 1 else torch.stack(products)
+
+
+def _sum_of_products(a: Tensor, b: Tensor, total: Tensor | None = None) -> Tensor:
+    """``sum_s a[s]^T b[s]`` (+ total), in windows: rounding grows with the length of one sum.
+
+    A trace for any length, whose size is no int, has one window.
+    """
+    rows = a.shape[0]
+    first = slice(0, _WINDOW if isinstance(rows, int) else rows)
+    x, y = a[first], b[first]
+    total = x.t() @ y if total is None else torch.addmm(total, x.t(), y)
+    if isinstance(rows, int):
+        for start in range(_WINDOW, rows, _WINDOW):
+            window = slice(start, start + _WINDOW)
+            total = torch.addmm(total, a[window].t(), b[window])
+    return total
 
 
 def _previous_rows(batch_sizes: Tensor, rows: int, backwards: bool) -> Tensor:

@@ -128,13 +128,13 @@ def test_large_layers(cell, batch):
     assert_equal(Case(cell, torch.float32, 512, batch=batch, steps=6, features=64))
 
 
-@pytest.mark.xfail(
-    reason="weight_hh's gradient adds all T*B rows one after the other where H is small; torch "
-    "adds a sum for each step, whose rounding is smaller",
-)
+# Known gap: over tens of thousands of rows of random sign the sum cancels, and a small bias
+# of the gate functions' rounding, which the mean of few rows hides, comes to ten ulps more
+# than twice torch's error.
+@pytest.mark.xfail(reason="bias of the gate functions' rounding", strict=False)
 @pytest.mark.parametrize("cell", KERNELS)
 def test_weight_gradients_over_many_rows(cell):
-    assert_equal(Case(cell, torch.float32, 7, batch=64, steps=300))
+    assert_equal(Case(cell, torch.float32, 7, batch=256, steps=300))
 
 
 some_cases = st.builds(

@@ -233,8 +233,8 @@ def test_both_ways_give_the_same_bits(monkeypatch):
 
 def test_numbers_that_are_not_where_the_address_points():
     """A lazily negated view must not be read as it lies."""
-    arguments = arguments_of("rnn_tanh")
-    state = torch.rand(1, 2, 2, dtype=torch.complex128).conj().imag
+    arguments = arguments_of("rnn_tanh", hidden=1)
+    state = torch.rand(1, 2, 1, dtype=torch.complex128).conj().imag
     assert state.is_neg()
     cell, gates_x, weight_hh, *_, reverse = arguments
     with torch.no_grad():
@@ -305,7 +305,9 @@ FOLDS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "dims", "folded"), FOLDS, ids=[f"{fold[0]}-{fold[1]}" for fold in FOLDS])
+@pytest.mark.parametrize(
+    ("name", "dims", "folded"), FOLDS, ids=[f"{fold[0]}-{fold[1]}" for fold in FOLDS]
+)
 def test_many_calls_are_one(name, dims, folded, runs):
     function, inputs, each = mapped(CASES[name], dims)
     expected = [torch.stack(results) for results in zip(*(function(*t) for t in each), strict=True)]
@@ -316,7 +318,9 @@ def test_many_calls_are_one(name, dims, folded, runs):
         torch.testing.assert_close(got, wanted)
 
 
-@pytest.mark.parametrize(("name", "dims", "folded"), FOLDS, ids=[f"{fold[0]}-{fold[1]}" for fold in FOLDS])
+@pytest.mark.parametrize(
+    ("name", "dims", "folded"), FOLDS, ids=[f"{fold[0]}-{fold[1]}" for fold in FOLDS]
+)
 def test_their_gradients_are_one(name, dims, folded, runs):
     function, inputs, each = mapped(CASES[name], dims)
 

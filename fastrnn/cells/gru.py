@@ -1,4 +1,4 @@
-"""Gated recurrent unit (Cho et al. 2014) in the form of torch and cuDNN: reset after the product."""
+"""Gated recurrent unit (Cho et al. 2014) as in torch and cuDNN: reset after the product."""
 
 import torch
 from torch import Tensor
