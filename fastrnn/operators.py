@@ -130,47 +130,48 @@ def _differentiable(
 ) -> Callable[..., Any]:
     """``differentiable(function, flat, lengths)``: a call whose gradient is ``backward``."""
 
-    class Scope(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, function: Callable[..., Any], both: list[Any], *flat: Any) -> Any:
-            # Else zeros would be made for every result that was not used.
-            ctx.set_materialize_grads(False)
-            arguments = _unflatten(flat, both[0])
-            results = function(*arguments)
-            results = (results,) if single else results
-            kept, ctx.of_kept = _flatten(keep(arguments, results))
-            ctx.save_for_backward(*(v if isinstance(v, Tensor) else None for v in kept))
-            ctx.constants = [None if isinstance(v, Tensor) else v for v in kept]
-            spilled, lengths = _flatten(results)
-            both.append(lengths)
-            ctx.both = both
-            return tuple(spilled)
+    def forward(ctx: Any, function: Callable[..., Any], both: list[Any], *flat: Any) -> Any:
+        # Else zeros would be made for every result that was not used.
+        ctx.set_materialize_grads(False)
+        arguments = _unflatten(flat, both[0])
+        results = function(*arguments)
+        results = (results,) if single else results
+        kept, ctx.of_kept = _flatten(keep(arguments, results))
+        ctx.save_for_backward(*(v if isinstance(v, Tensor) else None for v in kept))
+        ctx.constants = [None if isinstance(v, Tensor) else v for v in kept]
+        spilled, lengths = _flatten(results)
+        both.append(lengths)
+        ctx.both = both
+        return tuple(spilled)
 
-        @staticmethod
-        def backward(ctx: Any, *grads: Any) -> Any:
-            of_arguments, of_results = ctx.both
-            kept = [
-                constant if tensor is None else tensor
-                for tensor, constant in zip(ctx.saved_tensors, ctx.constants, strict=True)
-            ]
-            gradients = backward(
-                _unflatten(kept, ctx.of_kept),
-                _unflatten(ctx.needs_input_grad[2:], of_arguments),
-                *_unflatten(grads, of_results),
-            )
-            flat: list[Any] = [None, None]
-            for gradient, length in zip(gradients, of_arguments, strict=True):
-                flat.extend([gradient] if length is None else gradient or ())
-            return tuple(flat)
+    def pull(ctx: Any, *grads: Any) -> Any:
+        of_arguments, of_results = ctx.both
+        kept = [
+            constant if tensor is None else tensor
+            for tensor, constant in zip(ctx.saved_tensors, ctx.constants, strict=True)
+        ]
+        gradients = backward(
+            _unflatten(kept, ctx.of_kept),
+            _unflatten(ctx.needs_input_grad[2:], of_arguments),
+            *_unflatten(grads, of_results),
+        )
+        flat: list[Any] = [None, None]
+        for gradient, length in zip(gradients, of_arguments, strict=True):
+            flat.extend([gradient] if length is None else gradient or ())
+        return tuple(flat)
 
-    Scope.__name__ = Scope.__qualname__ = name
+    function_class: Any = type(
+        f"fastrnn_{name}",
+        (torch.autograd.Function,),
+        {"forward": staticmethod(forward), "backward": staticmethod(pull)},
+    )
 
     def differentiable(
         function: Callable[..., Any], flat: list[Any], lengths: list[int | None]
     ) -> Any:
         both = [lengths]  # the results' lengths join them
         # Not `Function.apply`, which would hand over to `torch.func` what comes from there.
-        results = super(torch.autograd.Function, Scope).apply(function, both, *flat)
+        results = super(torch.autograd.Function, function_class).apply(function, both, *flat)
         results = _unflatten(results, both[1])
         return results[0] if single else tuple(results)
 
