@@ -5,9 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
@@ -16,6 +14,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "aligned.h"
 #include "dispatch.h"
 #include "parallel.h"
 #include "types.h"
@@ -38,16 +37,27 @@ Rows rows(const Triple& t) { return {address<void>(t[0]), t[1], t[2]}; }
 States states(const Triple& t) { return {address<void>(t[0]), t[1], t[2]}; }
 Weight weight(const Triple& t) { return {address<const void>(t[0]), t[1], t[2]}; }
 
-struct Aligned {
-  explicit Aligned(size_t bytes) {
-    // aligned_alloc wants a multiple of the alignment, and may return null for none.
-    data = static_cast<char*>(std::aligned_alloc(64, (bytes + 127) / 64 * 64));
-    if (data == nullptr) throw std::bad_alloc();
+// Where each step's rows begin, and how many there are.
+struct StepRows {
+  std::vector<int64_t> starts, active;
+
+  StepRows(int64_t T, int64_t B, int64_t rows, const int64_t* batch_sizes) {
+    int64_t previous = B, start = 0;
+    for (int64_t t = 0; t < T; ++t) {
+      const int64_t size = batch_sizes ? batch_sizes[t] : B;
+      if (size < 0 || size > previous)
+        throw std::invalid_argument(
+            "batch_sizes should be non-negative, in decreasing order and at most the batch of "
+            "hx, got " + std::to_string(size) + " after " + std::to_string(previous));
+      active.push_back(previous = size);
+      starts.push_back(start);
+      start += size;
+    }
+    starts.push_back(start);
+    if (start != rows)
+      throw std::invalid_argument("batch_sizes should sum to the number of rows of the input, " +
+                                  std::to_string(rows) + ", got " + std::to_string(start));
   }
-  ~Aligned() { std::free(data); }
-  Aligned(const Aligned&) = delete;
-  Aligned& operator=(const Aligned&) = delete;
-  char* data;
 };
 
 // Holds what ScanArgs points to.
@@ -56,18 +66,22 @@ struct Call {
   const Kernel& kernel;
   const Packing& packing;
   int threads;
-  std::vector<int64_t> starts, active;
+  StepRows steps;
   std::vector<uint8_t> reverse;
   std::vector<std::unique_ptr<Aligned>> memory;
   std::vector<const void*> weight_hh, weight_hr, bias_hh;
 
   Call(const std::string& cell, int dtype, int threads, const Shape& shape,
        const std::vector<bool>& reversed)
-      : Call(table(), cell_id(cell), dtype, threads) {
-    int64_t rows, batch_sizes;
-    std::tie(rows, args.T, args.B, args.N, args.H, args.K, batch_sizes) = shape;
-    read_steps(rows, address<const int64_t>(batch_sizes));
-    reverse.assign(reversed.begin(), reversed.end());
+      : kernel(table().kernels[cell_id(cell)][dtype]),
+        packing(table().packing[dtype]),
+        threads(threads),
+        steps(std::get<1>(shape), std::get<2>(shape), std::get<0>(shape),
+              address<const int64_t>(std::get<6>(shape))),
+        reverse(reversed.begin(), reversed.end()) {
+    std::tie(std::ignore, args.T, args.B, args.N, args.H, args.K, std::ignore) = shape;
+    args.starts = steps.starts.data();
+    args.active = steps.active.data();
     if (int64_t(reverse.size()) != args.N)
       throw std::invalid_argument("expected a reverse flag for each recurrence");
     args.reverse = reverse.data();
@@ -104,29 +118,6 @@ struct Call {
   }
 
  private:
-  Call(const Table& table, int cell, int dtype, int threads)
-      : kernel(table.kernels[cell][dtype]), packing(table.packing[dtype]), threads(threads) {}
-
-  void read_steps(int64_t rows, const int64_t* batch_sizes) {
-    int64_t previous = args.B, start = 0;
-    for (int64_t t = 0; t < args.T; ++t) {
-      const int64_t size = batch_sizes ? batch_sizes[t] : args.B;
-      if (size < 0 || size > previous)
-        throw std::invalid_argument(
-            "batch_sizes should be non-negative, in decreasing order and at most the batch of "
-            "hx, got " + std::to_string(size) + " after " + std::to_string(previous));
-      active.push_back(previous = size);
-      starts.push_back(start);
-      start += size;
-    }
-    starts.push_back(start);
-    if (start != rows)
-      throw std::invalid_argument("batch_sizes should sum to the number of rows of the input, " +
-                                  std::to_string(rows) + ", got " + std::to_string(start));
-    args.starts = starts.data();
-    args.active = active.data();
-  }
-
   const void* pack(const void* w, int64_t G, int64_t U, int64_t K, int64_t step_g, int64_t step_u,
                    int64_t step_k) {
     memory.push_back(std::make_unique<Aligned>(packing.bytes(G, U, K)));
@@ -207,6 +198,62 @@ void linear(int dtype, int threads, int64_t count, int64_t G, int64_t H, int64_t
   run_linear(a, packing, count, threads);
 }
 
+// The rows that each row's state came from: h of the step met before it, or the initial one.
+std::vector<const void*> previous_rows(const StepRows& steps, bool reverse, const char* h,
+                                       int64_t h_row, const char* h_0, int64_t h_0_row) {
+  const int64_t T = int64_t(steps.active.size());
+  std::vector<const void*> rows;
+  rows.reserve(size_t(steps.starts.back()));
+  for (int64_t t = 0; t < T; ++t) {
+    const int64_t before = reverse ? t + 1 : t - 1;
+    const int64_t there = before < 0 || before >= T ? 0 : steps.active[size_t(before)];
+    for (int64_t b = 0; b < steps.active[size_t(t)]; ++b)
+      rows.push_back(b < there ? h + (steps.starts[size_t(before)] + b) * h_row
+                               : h_0 + b * h_0_row);
+  }
+  return rows;
+}
+
+// Gradients of a product's weight, out [M, K] = a [S, M]^T . b [S, K], and bias, sum [M].
+void outer(int dtype, int threads, OuterArgs a, const std::vector<const void*>& b,
+           const Triple& a_, const Triple& out, int64_t sum) {
+  a.a = address<const void>(a_[0]), a.a_row = a_[1];
+  a.b = b.data();
+  a.out = address<void>(out[0]), a.out_row = out[1];
+  a.sum = address<void>(sum);
+  run_outer(a, table().packing[dtype], threads);
+}
+
+int64_t size_of(int dtype) { return dtype == int(DType::kFloat64) ? 8 : 4; }
+
+void outer_of_rows(int dtype, int threads, int64_t S, int64_t M, int64_t K, const Triple& a,
+                   const Triple& b, const Triple& out, int64_t sum) {
+  py::gil_scoped_release release;
+  std::vector<const void*> rows;
+  for (int64_t s = 0; s < S; ++s)
+    rows.push_back(address<const char>(b[0]) + s * b[1] * size_of(dtype));
+  OuterArgs args;
+  args.S = S, args.M = M, args.K = K;
+  outer(dtype, threads, args, rows, a, out, sum);
+}
+
+// b is the state that each step began with.
+void outer_of_states(int dtype, int threads, const Shape& shape, bool reverse, int64_t M,
+                     const Triple& a, const Triple& h, const Triple& h_0, const Triple& out,
+                     int64_t sum) {
+  py::gil_scoped_release release;
+  OuterArgs args;
+  int64_t T, B, batch_sizes;
+  std::tie(args.S, T, B, std::ignore, std::ignore, args.K, batch_sizes) = shape;
+  args.M = M;
+  const StepRows steps(T, B, args.S, address<const int64_t>(batch_sizes));
+  const int64_t size = size_of(dtype);
+  outer(dtype, threads, args,
+        previous_rows(steps, reverse, address<const char>(h[0]), h[1] * size,
+                      address<const char>(h_0[0]), h_0[1] * size),
+        a, out, sum);
+}
+
 // Fresh memory comes a page at a time, at the price of a fault each; results of many
 // megabytes are better served by large pages, where the system gives them on request.
 void ask_for_huge_pages(int64_t start, int64_t bytes) {
@@ -257,6 +304,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("forward", &forward);
   m.def("backward", &backward);
   m.def("linear", &linear);
+  m.def("outer_of_rows", &outer_of_rows);
+  m.def("outer_of_states", &outer_of_states);
   m.def("ask_for_huge_pages", &ask_for_huge_pages, "For memory of many megabytes, not yet touched.");
   m.def("cells", &cells, "Names of the cells that have kernels.");
   m.def("cell_layout", &cell_layout, "Numbers of gates, states and saved vectors of a cell.");

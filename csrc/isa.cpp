@@ -2,6 +2,7 @@
 // the set and its namespace. No STL here: a function of it, compiled with these
 // machine flags, could be the copy that the linker keeps for everybody.
 #include "linear.h"
+#include "outer.h"
 #include "scan.h"
 
 #define FASTRNN_STRING_(x) #x
@@ -18,9 +19,17 @@ constexpr Kernel kernel() {
           Cell::kSaved};
 }
 
+// Types stored narrower than they are summed leave the products around the scan to torch.
 template <class S>
-constexpr Packing packing(void (*product)(const LinearArgs&, int64_t, int64_t) = nullptr) {
-  return {kLanes<typename Wide<S>::type>, &packed_bytes<S>, &pack<S>, product};
+constexpr Packing packing() {
+  using C = typename Wide<S>::type;
+  Packing found = {kLanes<C>, &packed_bytes<S>, &pack<S>, nullptr, nullptr, nullptr};
+  if constexpr (sizeof(S) == sizeof(C)) {
+    found.linear = &linear<C>;
+    found.outer = &Outer<C>::entry;
+    found.outer_scratch = &Outer<C>::bytes;
+  }
+  return found;
 }
 
 // The order of dtypes is that of DType.
@@ -33,8 +42,7 @@ const Table table = {
 #include "cells/cells.def"
 #undef CELL
     },
-    {packing<float>(&linear<float>), packing<double>(&linear<double>), packing<bfloat16>(),
-     packing<float16>()},
+    {packing<float>(), packing<double>(), packing<bfloat16>(), packing<float16>()},
 };
 
 }  // namespace FASTRNN_ISA

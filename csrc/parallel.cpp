@@ -7,6 +7,8 @@
 #include <atomic>
 #include <vector>
 
+#include "aligned.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -149,6 +151,23 @@ void run_linear(const LinearArgs& args, const Packing& packing, int64_t rows, in
     const int64_t count = omp_get_num_threads(), id = omp_get_thread_num();
     packing.linear(args, rows * id / count, rows * (id + 1) / count);
   }
+}
+
+void run_outer(const OuterArgs& args, const Packing& packing, int threads) {
+  const double operations = 2.0 * double(args.S) * double(args.M) * double(args.K);
+  const int64_t blocks = (args.M + packing.width - 1) / packing.width;
+  const int parts =
+      operations < kOneThread ? 1 : int(std::max<int64_t>(1, std::min<int64_t>(threads, blocks)));
+  const size_t bytes = (packing.outer_scratch(args) + 63) / 64 * 64;
+  const Aligned scratch(bytes * size_t(parts));
+  const auto part = [&](int64_t id, int64_t count) {
+    packing.outer(args, blocks * id / count * packing.width,
+                  std::min(args.M, blocks * (id + 1) / count * packing.width),
+                  scratch.data + bytes * size_t(id));
+  };
+  if (parts == 1) return part(0, 1);
+#pragma omp parallel num_threads(parts)
+  part(omp_get_thread_num(), omp_get_num_threads());
 }
 
 }  // namespace fastrnn

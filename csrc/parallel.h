@@ -21,4 +21,7 @@ void run(const ScanArgs& args, Entry entry, int gates, int width, int threads);
 // The rows of a product, cut evenly.
 void run_linear(const LinearArgs& args, const Packing& packing, int64_t rows, int threads);
 
+// A weight's gradient, its rows cut evenly.
+void run_outer(const OuterArgs& args, const Packing& packing, int threads);
+
 }  // namespace fastrnn

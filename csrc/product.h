@@ -21,61 +21,106 @@ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Accumulators that fit in registers beside one weight vector and one broadcast a row.
-constexpr int kAccumulators = kRegisters == 32 ? 24 : 12;
+// What is held in registers while k runs: R rows, U blocks, and of a block's G gates T at a
+// time. A tile must leave room for the fewer of its broadcast rows and its weight vectors, and
+// have some ten accumulators, to cover the latency of the FMA.
+template <int G_, int T_, int U_, int R_>
+struct Tile {
+  static constexpr int G = G_, T = T_, U = U_, R = R_;
+};
 
-// Blocks taken together: several where a cell has few gates, and more for a single row,
-// whose accumulators must cover the latency of the FMA.
+constexpr bool kManyRegisters = kRegisters == 32;
+constexpr int kAccumulators = kManyRegisters ? 24 : 12;
+
+// One row: several blocks.
 template <int G>
-constexpr int kBlocksOne = G >= 4 ? 2 : G >= 2 ? 4 : 8;
+using Line = Tile<G, G, G >= 4 ? 2 : G >= 2 ? 4 : 8, 1>;
+
+// Several rows: the fewer the gates, the more blocks.
+template <int G, int U = (G >= 3 ? 1 : G == 2 ? 2 : 4)>
+using Several = Tile<G, G, U, (kAccumulators / (G * U) > 8 ? 8 : kAccumulators / (G * U))>;
+
+// From kTallRows on, where there are 16 registers: two weight vectors against six rows take
+// half as much of the weight stream, which four against three can only just have from the
+// second-level cache.
+constexpr int64_t kTallRows = 4;
 template <int G>
-constexpr int kBlocksMany = G >= 3 ? 1 : G == 2 ? 2 : 4;
+struct TallOf {
+  using type = Tile<G, 2, 1, 6>;
+};
+template <>
+struct TallOf<3> {
+  using type = Tile<3, 3, 1, 4>;
+};
+template <>
+struct TallOf<1> {
+  using type = Tile<1, 1, 2, 6>;
+};
 
-template <int G, int U>
-constexpr int kMaxRows = kAccumulators / (G * U) > 8 ? 8 : kAccumulators / (G * U);
-
-// A tile held in registers; U blocks, R rows.
-template <class C, int G, int U, int R>
+// Gates [g, g + T) of one tile; acc[row][block][gate].
+template <class C, class Tile, int T, int R>
 inline __attribute__((always_inline)) void multiply(const C* w, int64_t block, const C* h,
                                                     int64_t ld, int64_t K, Vec<C>* acc) {
-  constexpr int W = kLanes<C>;
-  constexpr int kAhead = 1024 / sizeof(C);
-  Vec<C> sum[R][U * G];
+  constexpr int W = kLanes<C>, G = Tile::G, U = Tile::U;
+  // One prefetch a cache line, 1 KiB ahead.
+  constexpr int kAhead = 1024 / sizeof(C), kVectorsPerLine = 64 / kBytes;
+  Vec<C> sum[R][U * T];
 #pragma GCC unroll 32
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 32
-    for (int v = 0; v < U * G; ++v) sum[r][v] = Vec<C>{};
+    for (int v = 0; v < U * T; ++v) sum[r][v] = Vec<C>{};
   for (int64_t k = 0; k < K; ++k) {
+    const C* at = w + k * (G * W);
+    Vec<C> weight[U * T];
+    if constexpr (R > 1 && R >= U * T) {
+      // The weights stay, rows pass.
 #pragma GCC unroll 32
-    for (int u = 0; u < U; ++u)
-#pragma GCC unroll 32
-      for (int g = 0; g < G; ++g) {
-        __builtin_prefetch(w + u * block + (k * G + g) * W + kAhead);
-        const Vec<C> weight = load(w + u * block + (k * G + g) * W);
-#pragma GCC unroll 32
-        for (int r = 0; r < R; ++r) sum[r][u * G + g] += weight * h[r * ld + k];
+      for (int v = 0; v < U * T; ++v) {
+        if (v % kVectorsPerLine == 0) __builtin_prefetch(at + v / T * block + v % T * W + kAhead);
+        weight[v] = load(at + v / T * block + v % T * W);
       }
+#pragma GCC unroll 32
+      for (int r = 0; r < R; ++r) {
+        const Vec<C> row = broadcast(h[r * ld + k]);
+#pragma GCC unroll 32
+        for (int v = 0; v < U * T; ++v) sum[r][v] += weight[v] * row;
+      }
+    } else {
+#pragma GCC unroll 32
+      for (int v = 0; v < U * T; ++v) {
+        if (v % kVectorsPerLine == 0) __builtin_prefetch(at + v / T * block + v % T * W + kAhead);
+        weight[v] = load(at + v / T * block + v % T * W);
+#pragma GCC unroll 32
+        for (int r = 0; r < R; ++r) sum[r][v] += weight[v] * h[r * ld + k];
+      }
+    }
   }
 #pragma GCC unroll 32
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 32
-    for (int v = 0; v < U * G; ++v) acc[r * U * G + v] = sum[r][v];
+    for (int v = 0; v < U * T; ++v) acc[(r * U + v / T) * G + v % T] = sum[r][v];
 }
 
 // The same, not inlined: shared by all cells of G gates and all storage types.
-template <class C, int G, int U, int R>
+template <class C, class Tile, int T, int R>
 __attribute__((noinline)) void multiply_shared(const C* w, int64_t block, const C* h, int64_t ld,
                                                int64_t K, Vec<C>* acc) {
-  multiply<C, G, U, R>(w, block, h, ld, K, acc);
+  multiply<C, Tile, T, R>(w, block, h, ld, K, acc);
 }
 
-template <class C, int G, int U, int R>
+template <class C, class Tile, int R = Tile::R>
 void multiply_rows(int64_t rows, const C* w, int64_t block, const C* h, int64_t ld, int64_t K,
                    Vec<C>* acc) {
   if constexpr (R > 1) {
-    if (rows < R) return multiply_rows<C, G, U, R - 1>(rows, w, block, h, ld, K, acc);
+    if (rows < R) return multiply_rows<C, Tile, R - 1>(rows, w, block, h, ld, K, acc);
   }
-  multiply_shared<C, G, U, R>(w, block, h, ld, K, acc);
+  constexpr int G = Tile::G, T = Tile::T;
+#pragma GCC unroll 8
+  for (int g = 0; g + T <= G; g += T)
+    multiply_shared<C, Tile, T, R>(w + g * kLanes<C>, block, h, ld, K, acc + g);
+  if constexpr (G % T != 0)
+    multiply_shared<C, Tile, G % T, R>(w + (G - G % T) * kLanes<C>, block, h, ld, K,
+                                       acc + (G - G % T));
 }
 
 // Calls epilogue(row, block of units, acc[G]) for rows [r0, r1) and blocks [u0, u1).
@@ -92,10 +137,14 @@ struct Product {
   template <class Epilogue>
   inline void run(int64_t r0, int64_t r1, int64_t u0, int64_t u1, Epilogue&& epilogue) const {
     if (r1 - r0 == 1)
-      blocks<kBlocksOne<G>>(u0, u1, [&](auto taken, int64_t u) { single<taken>(r0, u, epilogue); });
+      blocks<Line<G>::U>(u0, u1, [&](auto taken, int64_t u) { single<taken>(r0, u, epilogue); });
+    else if (r1 - r0 >= kTallRows && !kManyRegisters)
+      blocks<TallOf<G>::type::U>(u0, u1, [&](auto taken, int64_t u) {
+        many<typename TallOf<G>::type, taken>(r0, r1, u, epilogue);
+      });
     else if (r1 > r0)
-      blocks<kBlocksMany<G>>(u0, u1,
-                             [&](auto taken, int64_t u) { many<taken>(r0, r1, u, epilogue); });
+      blocks<Several<G>::U>(
+          u0, u1, [&](auto taken, int64_t u) { many<Several<G>, taken>(r0, r1, u, epilogue); });
   }
 
  private:
@@ -124,21 +173,22 @@ struct Product {
   template <int U, class Epilogue>
   inline void single(int64_t row, int64_t u, Epilogue&& epilogue) const {
     Vec<C> acc[U * G];
-    multiply<C, G, U, 1>(packed + u * block_size(), block_size(), h + row * ld, ld, K, acc);
+    multiply<C, Tile<G, G, U, 1>, G, 1>(packed + u * block_size(), block_size(), h + row * ld, ld,
+                                        K, acc);
     for (int i = 0; i < U; ++i) epilogue(row, u + i, acc + i * G);
   }
 
   // Many rows, in groups as even as can be; a block's weights serve all groups in turn.
-  template <int U, class Epilogue>
+  template <class Shape, int U, class Epilogue>
   inline void many(int64_t r0, int64_t r1, int64_t u, Epilogue&& epilogue) const {
-    constexpr int R = kMaxRows<G, U>;
+    constexpr int R = Shape::R;
     const int64_t groups = ceil_div(r1 - r0, R);
     Vec<C> acc[R * U * G];
     for (int64_t group = 0; group < groups; ++group) {
       const int64_t first = r0 + (r1 - r0) * group / groups;
       const int64_t last = r0 + (r1 - r0) * (group + 1) / groups;
-      multiply_rows<C, G, U, R>(last - first, packed + u * block_size(), block_size(),
-                                h + first * ld, ld, K, acc);
+      multiply_rows<C, Tile<G, Shape::T, U, R>>(last - first, packed + u * block_size(),
+                                                block_size(), h + first * ld, ld, K, acc);
       for (int64_t r = first; r < last; ++r)
         for (int i = 0; i < U; ++i) epilogue(r, u + i, acc + ((r - first) * U + i) * G);
     }

@@ -74,6 +74,17 @@ struct LinearArgs {
   int64_t G = 1, H = 0, K = 0;
 };
 
+// The sum over rows of the outer products of a [S, M] and b [S, K], in the type of both.
+struct OuterArgs {
+  const void* a = nullptr;
+  int64_t a_row = 0;
+  const void* const* b = nullptr;  // each of the S rows
+  void* out = nullptr;             // [M, K]
+  int64_t out_row = 0;
+  void* sum = nullptr;             // [M], of a alone; or nullptr
+  int64_t S = 0, M = 0, K = 0;
+};
+
 // What one thread does: recurrences, batch rows and blocks of units.
 struct Slice {
   int64_t n0, n1, b0, b1, u0, u1;
@@ -98,8 +109,12 @@ struct Packing {
   // packed[block][k][g][lane] = w[g*step_g + unit*step_u + k*step_k]
   void (*pack)(const void* w, int64_t G, int64_t U, int64_t K, int64_t step_g, int64_t step_u,
                int64_t step_k, void* packed);
-  // Rows [r0, r1) of a product; nullptr for types stored narrower than they are summed.
+  // The products around the scan; nullptr for types stored narrower than they are summed.
+  // Rows [r0, r1) of a product.
   void (*linear)(const LinearArgs&, int64_t r0, int64_t r1);
+  // Rows [m0, m1) of a weight's gradient, with outer_scratch bytes of memory.
+  void (*outer)(const OuterArgs&, int64_t m0, int64_t m1, char* scratch);
+  size_t (*outer_scratch)(const OuterArgs&);
 };
 
 constexpr int kNumDTypes = 4;

@@ -59,16 +59,20 @@ def _dense_last(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
+def _steps(rows: int, batch: int, batch_sizes: Tensor | None) -> tuple[int, int]:
+    """The number of steps, and the address of the batch sizes."""
+    if batch_sizes is not None:
+        return batch_sizes.shape[0], batch_sizes.data_ptr()
+    return (rows // batch if batch else 0), 0
+
+
 def _shape(
     spec: CellSpec, gates_x: Tensor, states: Sequence[Tensor], batch_sizes: Tensor | None
 ) -> tuple[int, ...]:
     """S, T, B, N, H, K and the address of the batch sizes."""
     rows, recurrences, width = gates_x.shape
     batch, k = states[0].shape[1:]
-    if batch_sizes is not None:
-        steps, address = batch_sizes.shape[0], batch_sizes.data_ptr()
-    else:
-        steps, address = (rows // batch if batch else 0), 0
+    steps, address = _steps(rows, batch, batch_sizes)
     return rows, steps, batch, recurrences, width // spec.num_gates, k, address
 
 
@@ -190,3 +194,51 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tenso
         (out.data_ptr(), out.stride(0), 0),
     )
     return out
+
+
+def gradient_of_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """``sum_s a[s]^T b[s]`` and ``sum_s a[s]``, ``[M, K]`` and ``[M]``."""
+    a, b = _dense_last(a), _dense_last(b)
+    out, total = a.new_empty(a.shape[1], b.shape[1]), a.new_empty(a.shape[1])
+    _C.outer_of_rows(
+        _DTYPES[a.dtype],
+        torch.get_num_threads(),
+        a.shape[0],
+        *out.shape,
+        (a.data_ptr(), a.stride(0), 0),
+        (b.data_ptr(), b.stride(0), 0),
+        (out.data_ptr(), out.stride(0), 0),
+        total.data_ptr(),
+    )
+    return out, total
+
+
+def gradient_of_states(
+    dgates: Tensor,
+    out: Tensor,
+    h_0: Tensor,
+    batch_sizes: Tensor | None,
+    reverse: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    """``sum_t dgates[t]^T h[t-1]`` and ``sum_t dgates[t]``: ``[N, G*H, K]`` and ``[N, G*H]``."""
+    dgates, out, h_0 = _dense_last(dgates), _dense_last(out), _dense_last(h_0)
+    batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
+    rows, recurrences, width = dgates.shape
+    batch, k = h_0.shape[1:]
+    grad = dgates.new_empty(recurrences, width, k)
+    total = dgates.new_empty(recurrences, width)
+    steps, address = _steps(rows, batch, batch_sizes)
+    for n, backwards in enumerate(reverse):
+        _C.outer_of_states(
+            _DTYPES[dgates.dtype],
+            torch.get_num_threads(),
+            (rows, steps, batch, recurrences, 0, k, address),
+            bool(backwards),
+            width,
+            _rows(dgates[:, n : n + 1]),
+            _rows(out[:, n : n + 1]),
+            (h_0[n].data_ptr(), h_0.stride(1), 0),
+            (grad[n].data_ptr(), k, 0),
+            total[n].data_ptr(),
+        )
+    return grad, total

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear as torch_linear
 
-from . import backends, cpp
+from . import backends, cpp, weight_gradients
 from .cells import CellSpec
 from .operators import differentiated, watched
 
@@ -49,11 +49,13 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         rows, weight = ctx.saved_tensors
         need_rows, need_weight, need_bias, _ = ctx.needs_input_grad
-        grad_rows = grad_weight = None
+        grad_rows = grad_weight = grad_bias = None
         if need_rows and (torch.is_grad_enabled() or watched((grad,))):
             grad_rows = grad @ weight
         elif need_rows:
             grad_rows = cpp.linear(grad, weight.t(), None, 1)
         if need_weight:
-            grad_weight = grad.t() @ rows
-        return grad_rows, grad_weight, grad.sum(0) if need_bias else None, None
+            grad_weight, grad_bias = weight_gradients.of_rows(grad, rows)
+        elif need_bias:
+            grad_bias = grad.sum(0)
+        return grad_rows, grad_weight, grad_bias if need_bias else None, None

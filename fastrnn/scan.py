@@ -14,10 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import allocate, backends, cpp, fold, operators, reference
+from . import allocate, backends, cpp, fold, operators, reference, weight_gradients
 from .cells import CELLS, CellSpec
-
-_WINDOW = 1024  # rows
 
 
 def scan(
@@ -149,71 +147,20 @@ def _backward(
 
     grad_weight_hh = grad_bias_hh = grad_weight_hr = None
     if needs[2]:
-        grad_weight_hh = _weight_gradient(dgates_h, out, states[0], batch_sizes, reverse)
-    if needs[3]:
+        grad_weight_hh, grad_bias_hh = weight_gradients.of_states(
+            dgates_h, out, states[0], batch_sizes, reverse
+        )
+    elif needs[3]:
         grad_bias_hh = dgates_h.sum(0)
     if needs[4]:
         # Not the hidden that was saved, whose graph ends with the forward.
         dh, hidden = gradients
-        grad_weight_hr = torch.bmm(dh.permute(1, 2, 0), hidden.transpose(0, 1))
+        pairs = zip(dh.unbind(1), hidden.unbind(1), strict=True)
+        grad_weight_hr = torch.stack([weight_gradients.of_rows(*pair)[0] for pair in pairs])
     return [
-        None, dgates_x, grad_weight_hh, grad_bias_hh, grad_weight_hr, grad_states, None, None, None,
+        None, dgates_x, grad_weight_hh, grad_bias_hh if needs[3] else None, grad_weight_hr,
+        grad_states, None, None, None,
     ]  # fmt: skip
-
-
-def _weight_gradient(
-    dgates_h: Tensor,
-    out: Tensor,
-    h_0: Tensor,
-    batch_sizes: Tensor | None,
-    reverse: Sequence[bool],
-) -> Tensor:
-    """``sum_t dgates_h[t]^T h[t-1]`` for each recurrence, ``[N, G*H, K]``: products over time."""
-    batch = h_0.shape[1]
-    products = []
-    for n, backwards in enumerate(reverse):
-        dgates, h = dgates_h[:, n], out[:, n]
-        if batch_sizes is not None:
-            previous = torch.cat([h, h_0[n]])[_previous_rows(batch_sizes, h.shape[0], backwards)]
-            products.append(_sum_of_products(dgates, previous))
-            continue
-        last = h.shape[0] - batch
-        if backwards:
-            first = dgates[last:].t() @ h_0[n]
-            products.append(_sum_of_products(dgates[:last], h[batch:], first))
-        else:
-            first = dgates[:batch].t() @ h_0[n]
-            products.append(_sum_of_products(dgates[batch:], h[:last], first))
-    return products[0].unsqueeze(0) if len(products) == 1 else torch.stack(products)
-
-
-def _sum_of_products(a: Tensor, b: Tensor, total: Tensor | None = None) -> Tensor:
-    """``sum_s a[s]^T b[s]`` (+ total), in windows: rounding grows with the length of one sum.
-
-    A trace for any length, whose size is no int, has one window.
-    """
-    rows = a.shape[0]
-    first = slice(0, _WINDOW if isinstance(rows, int) else rows)
-    x, y = a[first], b[first]
-    total = x.t() @ y if total is None else torch.addmm(total, x.t(), y)
-    if isinstance(rows, int):
-        for start in range(_WINDOW, rows, _WINDOW):
-            window = slice(start, start + _WINDOW)
-            total = torch.addmm(total, a[window].t(), b[window])
-    return total
-
-
-def _previous_rows(batch_sizes: Tensor, rows: int, backwards: bool) -> Tensor:
-    """For each packed row, the row its state came from; ``rows + b`` means the initial state b."""
-    step, sequence = reference.packed_positions(batch_sizes, rows)
-    if backwards:
-        following = torch.cat([batch_sizes[1:], batch_sizes.new_zeros(1)])
-        first = sequence >= following[step]
-        previous = torch.arange(rows) + batch_sizes[step]
-    else:
-        first = step == 0
-        previous = torch.arange(rows) - batch_sizes[(step - 1).clamp(min=0)]
-    return torch.where(first, rows + sequence, previous)
 
 
 def _keep_twice(arguments: Sequence[Any], results: object) -> Sequence[Any]:

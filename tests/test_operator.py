@@ -8,7 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastrnn import cpp, operators, reference, scan
+from fastrnn import cpp, operators, reference, scan, weight_gradients
 from fastrnn.cells import CELLS
 
 OPERATORS = torch.ops.fastrnn
@@ -186,15 +186,22 @@ def test_gradient_of_one_result_alone(which, call):
 def test_what_nobody_wants_is_not_computed(call, monkeypatch):
     """Of the products after the loop."""
     computed = []
-    product = scan._weight_gradient
-    monkeypatch.setattr(
-        scan, "_weight_gradient", lambda *args: computed.append("hh") or product(*args)
-    )
-    bmm = torch.bmm
-    monkeypatch.setattr(torch, "bmm", lambda *args: computed.append("hr") or bmm(*args))
-    arguments = arguments_of("lstm", projection=3)
-    _, gates_x, weight_hh, _, weight_hr, *_ = arguments
-    for wanted, products in ((gates_x, []), (weight_hh, ["hh"]), (weight_hr, ["hr"])):
+    for which in ("of_states", "of_rows"):
+        product = getattr(weight_gradients, which)
+
+        def counted(*args, which=which, product=product):
+            computed.append(which)
+            return product(*args)
+
+        monkeypatch.setattr(weight_gradients, which, counted)
+    arguments = arguments_of("gru", projection=3, bias=True)
+    _, gates_x, weight_hh, bias_hh, weight_hr, *_ = arguments
+    for wanted, products in (
+        (gates_x, []),
+        (weight_hh, ["of_states"]),
+        (bias_hh, []),
+        (weight_hr, ["of_rows"]),
+    ):
         computed.clear()
         for tensor in tensors_in(arguments):
             tensor.requires_grad_(tensor is wanted)

@@ -1,0 +1,94 @@
+"""The gradients of weights and biases: one product over all rows each, after the time loop.
+
+By the kernels' own tiles where nothing watches, in plain PyTorch where the product is to
+be traced, mapped or differentiated again. Rounding grows with the length of one sum, so
+either way the rows are summed in windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import cpp, reference
+from .operators import watched
+
+_WINDOW = 1024  # rows
+
+
+def of_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """``sum_s a[s]^T b[s]``, ``[M, K]``, and ``sum_s a[s]``, ``[M]``; a is ``[S, M]``."""
+    if _by_kernels((a, b)):
+        return cpp.gradient_of_rows(a, b)
+    return _sum_of_products(a, b), a.sum(0)
+
+
+def of_states(
+    dgates_h: Tensor,
+    out: Tensor,
+    h_0: Tensor,
+    batch_sizes: Tensor | None,
+    reverse: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    """``sum_t dgates_h[t]^T h[t-1]`` and ``sum_t dgates_h[t]`` for each recurrence.
+
+    They are ``[N, G*H, K]`` and ``[N, G*H]``; everything else is as in `fastrnn.reference.scan`.
+    """
+    if _by_kernels((dgates_h, out, h_0)):
+        return cpp.gradient_of_states(dgates_h, out, h_0, batch_sizes, reverse)
+    batch = h_0.shape[1]
+    products = []
+    for n, backwards in enumerate(reverse):
+        dgates, h = dgates_h[:, n], out[:, n]
+        if batch_sizes is not None:
+            previous = torch.cat([h, h_0[n]])[_previous_rows(batch_sizes, h.shape[0], backwards)]
+            products.append(_sum_of_products(dgates, previous))
+            continue
+        last = h.shape[0] - batch
+        if backwards:
+            first = dgates[last:].t() @ h_0[n]
+            products.append(_sum_of_products(dgates[:last], h[batch:], first))
+        else:
+            first = dgates[:batch].t() @ h_0[n]
+            products.append(_sum_of_products(dgates[batch:], h[:last], first))
+    weight = products[0].unsqueeze(0) if len(products) == 1 else torch.stack(products)
+    return weight, dgates_h.sum(0)
+
+
+def _by_kernels(tensors: Sequence[Tensor]) -> bool:
+    return (
+        tensors[0].dtype in cpp.PRODUCT_DTYPES
+        and not torch.is_grad_enabled()
+        and not watched(tensors)
+    )
+
+
+def _sum_of_products(a: Tensor, b: Tensor, total: Tensor | None = None) -> Tensor:
+    """``sum_s a[s]^T b[s]`` (+ total), in windows.
+
+    A trace for any length, whose size is no int, has one window.
+    """
+    rows = a.shape[0]
+    first = slice(0, _WINDOW if isinstance(rows, int) else rows)
+    x, y = a[first], b[first]
+    total = x.t() @ y if total is None else torch.addmm(total, x.t(), y)
+    if isinstance(rows, int):
+        for start in range(_WINDOW, rows, _WINDOW):
+            window = slice(start, start + _WINDOW)
+            total = torch.addmm(total, a[window].t(), b[window])
+    return total
+
+
+def _previous_rows(batch_sizes: Tensor, rows: int, backwards: bool) -> Tensor:
+    """For each packed row, the row its state came from; ``rows + b`` means the initial state b."""
+    step, sequence = reference.packed_positions(batch_sizes, rows)
+    if backwards:
+        following = torch.cat([batch_sizes[1:], batch_sizes.new_zeros(1)])
+        first = sequence >= following[step]
+        previous = torch.arange(rows) + batch_sizes[step]
+    else:
+        first = step == 0
+        previous = torch.arange(rows) - batch_sizes[(step - 1).clamp(min=0)]
+    return torch.where(first, rows + sequence, previous)
