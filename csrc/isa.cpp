@@ -4,6 +4,7 @@
 #include "linear.h"
 #include "outer.h"
 #include "scan.h"
+#include "step.h"
 
 #define FASTRNN_STRING_(x) #x
 #define FASTRNN_STRING(x) FASTRNN_STRING_(x)
@@ -13,10 +14,9 @@ namespace FASTRNN_ISA {
 
 template <class Cell, class S>
 constexpr Kernel kernel() {
-  return {&Forward<Cell, S>::entry, &Backward<Cell, S>::entry,
-          &Forward<Cell, S>::bytes, &Backward<Cell, S>::bytes,
-          Cell::kGates,             1 + Cell::kExtra,
-          Cell::kSaved};
+  return {&Forward<Cell, S>::entry, &Backward<Cell, S>::entry, &Step<Cell, S>::entry,
+          &Forward<Cell, S>::bytes, &Backward<Cell, S>::bytes, Cell::kGates,
+          1 + Cell::kExtra,         Cell::kSaved};
 }
 
 // Types stored narrower than they are summed leave the products around the scan to torch.

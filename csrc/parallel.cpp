@@ -143,6 +143,20 @@ void run(const ScanArgs& args, Entry entry, int gates, int width, int threads) {
   }
 }
 
+void run_step(const StepArgs& args, const Kernel& kernel, int width, int threads) {
+  const double operations =
+      2.0 * double(kernel.gates) * double(args.H) * double(args.I + args.H) * double(args.B);
+  const int64_t blocks = (args.H + width - 1) / width;
+  const int parts =
+      operations < kOneThread ? 1 : int(std::max<int64_t>(1, std::min<int64_t>(threads, blocks)));
+  if (parts == 1) return kernel.step(args, 0, blocks);
+#pragma omp parallel num_threads(parts)
+  {
+    const int64_t count = omp_get_num_threads(), id = omp_get_thread_num();
+    kernel.step(args, blocks * id / count, blocks * (id + 1) / count);
+  }
+}
+
 void run_linear(const LinearArgs& args, const Packing& packing, int64_t rows, int threads) {
   const double operations = 2.0 * double(rows) * double(args.G * args.H) * double(args.K);
   if (threads < 2 || operations < kOneThread) return packing.linear(args, 0, rows);

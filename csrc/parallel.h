@@ -18,6 +18,9 @@ Plan make_plan(const ScanArgs& args, int gates, int width, int threads);
 using Entry = void (*)(const ScanArgs&, const Slice&);
 void run(const ScanArgs& args, Entry entry, int gates, int width, int threads);
 
+// A single step, its units cut evenly.
+void run_step(const StepArgs& args, const Kernel& kernel, int width, int threads);
+
 // The rows of a product, cut evenly.
 void run_linear(const LinearArgs& args, const Packing& packing, int64_t rows, int threads);
 

@@ -74,6 +74,19 @@ struct LinearArgs {
   int64_t G = 1, H = 0, K = 0;
 };
 
+// One step of one recurrence, without a projection: weights [G*H, I] and [G*H, H], contiguous.
+struct StepArgs {
+  int64_t B = 0, I = 0, H = 0;
+  const void* x = nullptr;  // [B, I], contiguous
+  const void* weight_ih = nullptr;
+  const void* weight_hh = nullptr;
+  const void* bias_ih = nullptr;  // or nullptr, as bias_hh
+  const void* bias_hh = nullptr;
+  void* out = nullptr;
+  int64_t out_row = 0;
+  States states[kMaxStates], finals[kMaxStates];
+};
+
 // The sum over rows of the outer products of a [S, M] and b [S, K], in the type of both.
 struct OuterArgs {
   const void* a = nullptr;
@@ -96,6 +109,8 @@ struct Slice {
 struct Kernel {
   void (*forward)(const ScanArgs&, const Slice&);
   void (*backward)(const ScanArgs&, const Slice&);
+  // Blocks of units [u0, u1) of a single step.
+  void (*step)(const StepArgs&, int64_t u0, int64_t u1);
   size_t (*forward_scratch)(const ScanArgs&);
   size_t (*backward_scratch)(const ScanArgs&);
   int gates, states, saved;

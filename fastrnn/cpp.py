@@ -174,6 +174,35 @@ def scan_backward(
     return found
 
 
+def addresses(
+    dtype: torch.dtype, tensors: list[Tensor], shapes: list[Sequence[int]]
+) -> list[int] | None:
+    """Those of plain contiguous tensors on the CPU of that dtype and these shapes, else None."""
+    return _C.addresses(dtype, tensors, shapes)
+
+
+def layer(
+    spec: CellSpec,
+    input: Tensor,
+    sizes: tuple[int, int, int, int, int, int],
+    bias: bool,
+    weights: list[int],
+    initial: list[int],
+    out: Tensor,
+    finals: list[int],
+) -> None:
+    """A layer forwards in one call: input product and scan of both directions, nothing saved.
+
+    Sizes are T, B, N, I, H and K; weights, initial states (none: zeros) and final states are
+    addresses of contiguous tensors of the input's dtype, in torch's order.
+    """
+    _fresh((out,))
+    _C.layer(
+        spec.name, _DTYPES[input.dtype], torch.get_num_threads(), sizes, bias, input.data_ptr(),
+        weights, initial, out.data_ptr(), finals,
+    )  # fmt: skip
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
     """``x [S, K] . weight [M, K]^T + bias [M]``; M in so many groups as the tiles take together."""
     rows, columns = x.shape[0], weight.shape[0]

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+import fastrnn
 from fastrnn import _C, functional
 from fastrnn.cells import CELLS
 
@@ -196,6 +197,30 @@ def call_torch(case: Case, arguments: Arguments) -> tuple[torch.Tensor, ...]:
     return layer(arguments.input, hx, *weights, case.form == "batch_first")
 
 
+def infer(case: Case, arguments: Arguments) -> dict[str, torch.Tensor]:
+    """Output and final states of the layer without gradients, by the shortest way."""
+    name, _, nonlinearity = case.cell.partition("_")
+    options: dict[str, object] = {"nonlinearity": nonlinearity} if nonlinearity else {}
+    layer = getattr(fastrnn, CELLS[case.cell].torch_layer or name.upper())(
+        case.features,
+        case.hidden,
+        case.layers,
+        bias=case.bias,
+        bidirectional=case.bidirectional,
+        batch_first=case.form == "batch_first",
+        proj_size=case.projection,
+        dtype=case.dtype,
+        **options,
+    )
+    layer.load_state_dict(dict(zip(case.weight_shapes, arguments.weights, strict=True)))
+    hx = arguments.states or None
+    with torch.no_grad():
+        output, finals = layer(arguments.input, hx[0] if hx and len(case.state_shapes) == 1 else hx)
+    finals = (finals,) if isinstance(finals, torch.Tensor) else finals
+    names = ["output", *(f"{name}_n" for name in case.state_shapes)]
+    return dict(zip(names, (output, *finals), strict=True))
+
+
 def run(call, case: Case, arguments: Arguments) -> dict[str, torch.Tensor]:
     """Results and gradients by name: output, final states, and every gradient."""
     names = ["input", *(f"{name}_0" for name in case.state_shapes if case.hx), *case.weight_shapes]
@@ -284,10 +309,19 @@ def error(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> tuple[flo
 
 def assert_equal(case: Case, call=call_fastrnn, seed: int = SEED) -> None:
     """Hold a call against the rule: outputs, final states and every gradient."""
+    _hold(case, seed, lambda arguments: run(call, case, arguments))
+
+
+def assert_inference_equal(case: Case, seed: int = SEED) -> None:
+    """Hold a layer without gradients against the rule: outputs and final states."""
+    _hold(case, seed, lambda arguments: infer(case, arguments))
+
+
+def _hold(case: Case, seed: int, computed) -> None:
     drawn = samples(case, seed)
-    found = [run(call, case, sample.arguments) for sample in drawn]
+    found = [computed(sample.arguments) for sample in drawn]
     faults = []
-    for name in drawn[0].oracle:
+    for name in found[0]:
         for results, sample in zip(found, drawn, strict=True):
             assert results[name].shape == sample.torch[name].shape, name
             assert results[name].dtype == sample.torch[name].dtype, name

@@ -12,6 +12,7 @@ from equality import (
     SEED,
     Case,
     assert_equal,
+    assert_inference_equal,
     call_fastrnn,
     call_reference,
     draw,
@@ -119,6 +120,19 @@ CASES = covering(LEVELS, possible)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_kernel_is_as_near_to_the_oracle_as_torch(case, isa):
     assert_equal(case)
+    if case.form != "packed" and not (case.projection and case.cell != "lstm"):
+        assert_inference_equal(case)
+
+
+# Two single steps: vectors of features that end within one, and are many.
+@pytest.mark.parametrize("hidden", [1, 15, 40])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("cell", KERNELS)
+def test_single_step(cell, dtype, hidden, isa):
+    for batch, features in ((1, 37), (6, 16)):
+        case = Case(cell, dtype, hidden, batch=batch, steps=1, features=features, layers=2)
+        if kink_allows(case):
+            assert_inference_equal(case)
 
 
 # Products long enough for a sum's error to grow, and plans of several threads.

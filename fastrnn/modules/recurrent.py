@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .. import inference
+from ..cells import CELLS, CellSpec
 from .states import State, as_tensor, map_state
 from .weights import read_weights
 
@@ -65,6 +67,10 @@ class Recurrent(nn.RNNBase):
     def forward(
         self, input: Tensor | PackedSequence, hx: Any = None
     ) -> tuple[Tensor | PackedSequence, State]:
+        if inference.unwatched():
+            found = self._forward_unwatched(input, hx)
+            if found is not None:
+                return found
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         rank = input.dim()
@@ -84,6 +90,39 @@ class Recurrent(nn.RNNBase):
             state = map_state(lambda s: s.unsqueeze(1), state)
         output, state = self._forward(input, state, None, self.batch_first)
         return output.squeeze(batch_dim), map_state(lambda s: s.squeeze(1), state)
+
+    def _forward_unwatched(self, input: Any, hx: Any) -> tuple[Tensor, State] | None:
+        """The short way for what is simple, else None."""
+        if type(input) is not Tensor or input.dim() != 3:
+            return None
+        if self.training and self.dropout and self.num_layers > 1:
+            return None
+        spec = self._spec()
+        pair = len(spec.states) > 1
+        states = () if hx is None else hx if pair else (hx,)
+        if not isinstance(states, (tuple, list)) or len(states) not in (0, len(spec.states)):
+            return None
+        found = inference.layers(
+            spec,
+            input.transpose(0, 1).contiguous() if self.batch_first else input,
+            states,
+            read_weights(self, self._flat_weights_names),
+            self.hidden_size,
+            self.proj_size,
+            self.bias,
+            self.num_layers,
+            2 if self.bidirectional else 1,
+            self.backend,
+        )
+        if found is None:
+            return None
+        output, finals = found
+        return output.transpose(0, 1) if self.batch_first else output, (
+            tuple(finals) if pair else finals[0]  # type: ignore[return-value]
+        )
+
+    def _spec(self) -> CellSpec:
+        return CELLS[self.mode.lower()]
 
     def _forward_packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, State]:
         input, batch_sizes, sorted_indices, unsorted_indices = packed

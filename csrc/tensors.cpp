@@ -1,0 +1,75 @@
+#include "tensors.h"
+
+namespace py = pybind11;
+
+namespace fastrnn {
+
+namespace {
+
+PyObject* checked(PyObject* object) {
+  if (object == nullptr) throw py::error_already_set();
+  return object;
+}
+
+// Names and types looked up once; never freed, as an extension's constants are.
+struct Torch {
+  static PyObject* name(const char* text) { return checked(PyUnicode_InternFromString(text)); }
+  static PyObject* object(const char* module, const char* text) {
+    return py::object(py::module_::import(module).attr(text)).release().ptr();
+  }
+  PyObject* const dtype = name("dtype");
+  PyObject* const shape = name("shape");
+  PyObject* const is_cpu = name("is_cpu");
+  PyObject* const is_contiguous = name("is_contiguous");
+  PyObject* const is_neg = name("is_neg");
+  PyObject* const data_ptr = name("data_ptr");
+  PyObject* const tensor = object("torch", "Tensor");
+  PyObject* const parameter = object("torch.nn", "Parameter");
+  PyObject* const is_legacy_batched = object("torch._C._functorch", "is_legacy_batchedtensor");
+};
+
+Torch& torch() {
+  static Torch* const found = new Torch;
+  return *found;
+}
+
+bool has_shape(PyObject* tensor, py::handle expected) {
+  const py::object shape = py::reinterpret_steal<py::object>(
+      checked(PyObject_GetAttr(tensor, torch().shape)));
+  const int equal = PyObject_RichCompareBool(shape.ptr(), expected.ptr(), Py_EQ);
+  if (equal < 0) throw py::error_already_set();
+  return equal == 1;
+}
+
+bool says(PyObject* answer, PyObject* expected) {
+  const py::object owned = py::reinterpret_steal<py::object>(checked(answer));
+  return owned.ptr() == expected;
+}
+
+bool plain(PyObject* tensor, py::handle dtype, py::handle shape) {
+  Torch& t = torch();
+  PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(tensor));
+  return (type == t.tensor || type == t.parameter) &&
+         says(PyObject_GetAttr(tensor, t.dtype), dtype.ptr()) && has_shape(tensor, shape) &&
+         says(PyObject_GetAttr(tensor, t.is_cpu), Py_True) &&
+         says(PyObject_CallMethodNoArgs(tensor, t.is_contiguous), Py_True) &&
+         says(PyObject_CallMethodNoArgs(tensor, t.is_neg), Py_False) &&
+         says(PyObject_CallOneArg(t.is_legacy_batched, tensor), Py_False);
+}
+
+}  // namespace
+
+py::object addresses(py::handle dtype, const py::list& tensors, const py::list& shapes) {
+  const size_t count = tensors.size();
+  if (shapes.size() != count) return py::none();
+  py::list found(count);
+  for (size_t i = 0; i < count; ++i) {
+    PyObject* const tensor = PyList_GET_ITEM(tensors.ptr(), Py_ssize_t(i));
+    if (!plain(tensor, dtype, PyList_GET_ITEM(shapes.ptr(), Py_ssize_t(i)))) return py::none();
+    PyList_SET_ITEM(found.ptr(), Py_ssize_t(i),
+                    checked(PyObject_CallMethodNoArgs(tensor, torch().data_ptr)));
+  }
+  return std::move(found);
+}
+
+}  // namespace fastrnn
