@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "aligned.h"
+#include "denormals.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -105,83 +106,89 @@ std::vector<int64_t> cut_rows(const ScanArgs& a, int parts) {
   return cuts;
 }
 
+// Runs body(member, members) on so many threads, or on as many as the runtime grants.
+template <class Body>
+void team(int threads, const Body& body) {
+  if (threads == 1) {
+    const FlushDenormals flush;
+    return body(0, 1);
+  }
+#pragma omp parallel num_threads(threads)
+  {
+    const FlushDenormals flush;
+    body(int64_t(omp_get_thread_num()), int64_t(omp_get_num_threads()));
+  }
+}
+
+// How many threads for work that can be cut into so many pieces.
+int threads_for(double operations, int64_t pieces, int threads) {
+  if (operations < kOneThread) return 1;
+  return int(std::max<int64_t>(1, std::min<int64_t>(threads, pieces)));
+}
+
 }  // namespace
 
 void run(const ScanArgs& args, Entry entry, int gates, int width, int threads) {
   const Plan plan = make_plan(args, gates, width, threads);
   const int64_t blocks = (args.H + width - 1) / width;
   const Slice whole{0, args.N, 0, args.B, 0, blocks, nullptr, 0};
-  if (plan.threads() == 1) return entry(args, whole);
+  if (plan.threads() == 1) return team(1, [&](int64_t, int64_t) { entry(args, whole); });
 
   const std::vector<int64_t> rows = cut_rows(args, plan.rows);
   std::vector<Barrier> barriers(size_t(plan.recurrences * plan.rows));
   for (Barrier& barrier : barriers) barrier.members = std::vector<Arrivals>(size_t(plan.units));
 
-#pragma omp parallel num_threads(plan.threads())
-  {
+  team(plan.threads(), [&](int64_t id, int64_t count) {
     // The runtime may grant fewer threads than asked for; a barrier would then wait for
     // ever, so the first does all.
-    if (omp_get_num_threads() < plan.threads()) {
-      if (omp_get_thread_num() == 0) entry(args, whole);
-    } else {
-      const int id = omp_get_thread_num();
-      const int unit = id % plan.units;
-      const int row = id / plan.units % plan.rows;
-      const int recurrence = id / plan.units / plan.rows;
-      const Slice slice{
-          args.N * recurrence / plan.recurrences,
-          args.N * (recurrence + 1) / plan.recurrences,
-          rows[size_t(row)],
-          rows[size_t(row) + 1],
-          blocks * unit / plan.units,
-          blocks * (unit + 1) / plan.units,
-          plan.units > 1 ? &barriers[size_t(recurrence * plan.rows + row)] : nullptr,
-          unit,
-      };
-      entry(args, slice);
+    if (count < plan.threads()) {
+      if (id == 0) entry(args, whole);
+      return;
     }
-  }
+    const int64_t unit = id % plan.units;
+    const int64_t row = id / plan.units % plan.rows;
+    const int64_t recurrence = id / plan.units / plan.rows;
+    const Slice slice{
+        args.N * recurrence / plan.recurrences,
+        args.N * (recurrence + 1) / plan.recurrences,
+        rows[size_t(row)],
+        rows[size_t(row) + 1],
+        blocks * unit / plan.units,
+        blocks * (unit + 1) / plan.units,
+        plan.units > 1 ? &barriers[size_t(recurrence * plan.rows + row)] : nullptr,
+        int(unit),
+    };
+    entry(args, slice);
+  });
 }
 
 void run_step(const StepArgs& args, const Kernel& kernel, int width, int threads) {
   const double operations =
       2.0 * double(kernel.gates) * double(args.H) * double(args.I + args.H) * double(args.B);
   const int64_t blocks = (args.H + width - 1) / width;
-  const int parts =
-      operations < kOneThread ? 1 : int(std::max<int64_t>(1, std::min<int64_t>(threads, blocks)));
-  if (parts == 1) return kernel.step(args, 0, blocks);
-#pragma omp parallel num_threads(parts)
-  {
-    const int64_t count = omp_get_num_threads(), id = omp_get_thread_num();
+  team(threads_for(operations, blocks, threads), [&](int64_t id, int64_t count) {
     kernel.step(args, blocks * id / count, blocks * (id + 1) / count);
-  }
+  });
 }
 
 void run_linear(const LinearArgs& args, const Packing& packing, int64_t rows, int threads) {
   const double operations = 2.0 * double(rows) * double(args.G * args.H) * double(args.K);
-  if (threads < 2 || operations < kOneThread) return packing.linear(args, 0, rows);
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t count = omp_get_num_threads(), id = omp_get_thread_num();
+  team(threads_for(operations, rows, threads), [&](int64_t id, int64_t count) {
     packing.linear(args, rows * id / count, rows * (id + 1) / count);
-  }
+  });
 }
 
 void run_outer(const OuterArgs& args, const Packing& packing, int threads) {
   const double operations = 2.0 * double(args.S) * double(args.M) * double(args.K);
   const int64_t blocks = (args.M + packing.width - 1) / packing.width;
-  const int parts =
-      operations < kOneThread ? 1 : int(std::max<int64_t>(1, std::min<int64_t>(threads, blocks)));
+  const int parts = threads_for(operations, blocks, threads);
   const size_t bytes = (packing.outer_scratch(args) + 63) / 64 * 64;
   const Aligned scratch(bytes * size_t(parts));
-  const auto part = [&](int64_t id, int64_t count) {
+  team(parts, [&](int64_t id, int64_t count) {
     packing.outer(args, blocks * id / count * packing.width,
                   std::min(args.M, blocks * (id + 1) / count * packing.width),
                   scratch.data + bytes * size_t(id));
-  };
-  if (parts == 1) return part(0, 1);
-#pragma omp parallel num_threads(parts)
-  part(omp_get_thread_num(), omp_get_num_threads());
+  });
 }
 
 }  // namespace fastrnn

@@ -10,6 +10,7 @@ import pytest
 import torch
 from equality import DTYPES, SEED, Case, call_fastrnn, call_torch, draw, run, threads, use_isa
 
+import fastrnn
 from fastrnn import _C, functional
 from fastrnn.cells import CELLS
 from fastrnn.scan import scan
@@ -421,3 +422,18 @@ def test_bad_arguments_of_a_cell(cell):
     ):
         with pytest.raises(RuntimeError, match=text):
             call(**given)
+
+
+# --- denormal numbers ------------------------------------------------------------------------
+
+
+def test_denormals_are_flushed_within_the_kernels_only():
+    """A decaying state becomes zero, not denormal; torch's own arithmetic keeps them."""
+    module = fastrnn.RNN(1, 64, nonlinearity="relu", bias=False)
+    with torch.no_grad():
+        module.weight_hh_l0.copy_(0.5 * torch.eye(64))
+        for steps in (1, 300):
+            _, h_n = module(torch.zeros(steps, 32, 1), torch.full((1, 32, 64), 1.5e-38))
+            assert not h_n.any()
+    tiny = torch.full((100_000,), 1e-38)  # long enough for all of torch's threads
+    assert ((tiny / 4) > 0).all()
