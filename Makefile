@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 demo: $(VENV)/.installed
 	@$(BIN)/python -m fastrnn demo $(ARGS)
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(VENV)/.requirements-bench
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.installed $(VENV)/.requirements-bench

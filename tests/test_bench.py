@@ -241,12 +241,14 @@ def test_run_and_report(tmp_path):
 
 def test_failed_check_has_no_speed_and_fails_the_run(tmp_path, monkeypatch):
     (tmp_path / "faulty.py").write_text(
-        "import fastrnn\n"
-        "right = fastrnn.functional.gru\n"
-        "def wrong(*args, **kwargs):\n"
-        "    output, state = right(*args, **kwargs)\n"
-        "    return output * (1.001 if kwargs['backend'] is None else 1), state\n"
-        "fastrnn.functional.gru = wrong\n"
+        "from fastrnn import inference\n"
+        "right = inference.layers\n"
+        "def wrong(spec, *args):\n"
+        "    found = right(spec, *args)\n"
+        "    if found and spec.name == 'gru':\n"
+        "        found[0].mul_(1.001)\n"
+        "    return found\n"
+        "inference.layers = wrong\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
