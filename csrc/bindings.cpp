@@ -184,8 +184,8 @@ void backward(const std::string& cell, int dtype, int threads, const Shape& shap
   call.run(call.kernel.backward, call.kernel.backward_scratch(a));
 }
 
-// out [S, G*H] = x [S, K] . weight [G*H, K]^T + bias.
-void linear(int dtype, int threads, int64_t count, int64_t G, int64_t H, int64_t K, const Triple& x,
+// out [S, M] = x [S, K] . weight [M, K]^T + bias.
+void linear(int dtype, int threads, int64_t count, int64_t M, int64_t K, const Triple& x,
             const Triple& weight_, int64_t bias, const Triple& out) {
   const Packing& packing = table().packing[dtype];
   if (packing.linear == nullptr) throw std::invalid_argument("no such product for this dtype");
@@ -193,14 +193,14 @@ void linear(int dtype, int threads, int64_t count, int64_t G, int64_t H, int64_t
   LinearArgs a;
   a.x = address<const void>(x[0]), a.x_row = x[1];
   a.out = address<void>(out[0]), a.out_row = out[1];
-  a.G = G, a.H = H, a.K = K;
-  const Aligned packed(packing.bytes(G, H, K));
-  packing.pack(w.data, G, H, K, H * w.row, w.row, w.column, packed.data);
+  a.M = M, a.K = K;
+  const Aligned packed(packing.bytes(1, M, K));
+  packing.pack(w.data, 1, M, K, 0, w.row, w.column, packed.data);
   a.weight = packed.data;
   std::unique_ptr<Aligned> packed_bias;
   if (bias) {
-    packed_bias = std::make_unique<Aligned>(packing.bytes(G, H, 1));
-    packing.pack(address<const void>(bias), G, H, 1, H, 1, 0, packed_bias->data);
+    packed_bias = std::make_unique<Aligned>(packing.bytes(1, M, 1));
+    packing.pack(address<const void>(bias), 1, M, 1, 0, 1, 0, packed_bias->data);
     a.bias = packed_bias->data;
   }
   run_linear(a, packing, count, threads);
@@ -276,7 +276,7 @@ void layer(const std::string& cell, int dtype, int threads,
   for (int64_t n = 0; n < N; ++n) {
     const int64_t* w = weights.data() + n * each;
     const int64_t gates_n = int64_t(reinterpret_cast<uintptr_t>(gates_x.data)) + n * width * size;
-    linear(dtype, threads, T * B, kernel.gates, H, I, {x, I, 0}, {w[0], I, 1}, bias ? w[2] : 0,
+    linear(dtype, threads, T * B, width, I, {x, I, 0}, {w[0], I, 1}, bias ? w[2] : 0,
            {gates_n, N * width, 0});
     hh.push_back({w[1], K, 1});
     if (bias) bias_hh.push_back(w[3]);

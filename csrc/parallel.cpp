@@ -172,7 +172,7 @@ void run_step(const StepArgs& args, const Kernel& kernel, int width, int threads
 }
 
 void run_linear(const LinearArgs& args, const Packing& packing, int64_t rows, int threads) {
-  const double operations = 2.0 * double(rows) * double(args.G * args.H) * double(args.K);
+  const double operations = 2.0 * double(rows) * double(args.M) * double(args.K);
   team(threads_for(operations, rows, threads), [&](int64_t id, int64_t count) {
     packing.linear(args, rows * id / count, rows * (id + 1) / count);
   });

@@ -20,9 +20,11 @@ struct Torch {
   PyObject* const dtype = name("dtype");
   PyObject* const shape = name("shape");
   PyObject* const is_cpu = name("is_cpu");
+  PyObject* const layout = name("layout");
   PyObject* const is_contiguous = name("is_contiguous");
   PyObject* const is_neg = name("is_neg");
   PyObject* const data_ptr = name("data_ptr");
+  PyObject* const strided = object("torch", "strided");
   PyObject* const tensor = object("torch", "Tensor");
   PyObject* const parameter = object("torch.nn", "Parameter");
   PyObject* const is_legacy_batched = object("torch._C._functorch", "is_legacy_batchedtensor");
@@ -52,6 +54,7 @@ bool plain(PyObject* tensor, py::handle dtype, py::handle shape) {
   return (type == t.tensor || type == t.parameter) &&
          says(PyObject_GetAttr(tensor, t.dtype), dtype.ptr()) && has_shape(tensor, shape) &&
          says(PyObject_GetAttr(tensor, t.is_cpu), Py_True) &&
+         says(PyObject_GetAttr(tensor, t.layout), t.strided) &&
          says(PyObject_CallMethodNoArgs(tensor, t.is_contiguous), Py_True) &&
          says(PyObject_CallMethodNoArgs(tensor, t.is_neg), Py_False) &&
          says(PyObject_CallOneArg(t.is_legacy_batched, tensor), Py_False);
@@ -66,8 +69,11 @@ py::object addresses(py::handle dtype, const py::list& tensors, const py::list& 
   for (size_t i = 0; i < count; ++i) {
     PyObject* const tensor = PyList_GET_ITEM(tensors.ptr(), Py_ssize_t(i));
     if (!plain(tensor, dtype, PyList_GET_ITEM(shapes.ptr(), Py_ssize_t(i)))) return py::none();
-    PyList_SET_ITEM(found.ptr(), Py_ssize_t(i),
-                    checked(PyObject_CallMethodNoArgs(tensor, torch().data_ptr)));
+    const py::object address = py::reinterpret_steal<py::object>(
+        checked(PyObject_CallMethodNoArgs(tensor, torch().data_ptr)));
+    // Some tensors have numbers but no memory: zeros never written, a storage that was freed.
+    if (PyObject_Not(address.ptr())) return py::none();
+    found[i] = address;
   }
   return std::move(found);
 }

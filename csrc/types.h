@@ -63,7 +63,7 @@ struct ScanArgs {
 struct Barrier;
 void wait(Barrier* barrier, int member);
 
-// A product of rows [S, K] with a matrix [G*H, K] packed as G groups of H units.
+// A product of rows [S, K] with a matrix [M, K], packed.
 struct LinearArgs {
   const void* x = nullptr;
   int64_t x_row = 0;
@@ -71,7 +71,7 @@ struct LinearArgs {
   const void* bias = nullptr;  // packed as a matrix of depth 1, or nullptr
   void* out = nullptr;
   int64_t out_row = 0;
-  int64_t G = 1, H = 0, K = 0;
+  int64_t M = 0, K = 0;
 };
 
 // One step of one recurrence, without a projection: weights [G*H, I] and [G*H, H], contiguous.

@@ -79,16 +79,17 @@ inline float to_float(float16 x) {
 #if defined(__F16C__)
   return _cvtsh_ss(x.bits);
 #else
-  // Shift exponent and mantissa into place and scale by 2^112: exact, denormals too.
-  const uint32_t magnitude = uint32_t(x.bits & 0x7fff) << 13;
-  const uint32_t scale_bits = uint32_t(254 - 15) << 23;
-  float scale, f;
-  __builtin_memcpy(&scale, &scale_bits, 4);
-  __builtin_memcpy(&f, &magnitude, 4);
-  f *= scale;
-  uint32_t bits;
-  __builtin_memcpy(&bits, &f, 4);
-  if ((x.bits & 0x7c00) == 0x7c00) bits |= 0x7f800000;
+  // Exponent and mantissa shifted into place and the bias mended. A denormal's mantissa is
+  // counted in its unit instead: shifted, it would be a denormal float, which the kernels flush.
+  constexpr uint32_t kBias = uint32_t(127 - 15) << 23;
+  uint32_t bits = uint32_t(x.bits & 0x7fff) << 13;
+  float f;
+  if ((x.bits & 0x7c00) == 0) {
+    f = float(x.bits & 0x3ff) * 0x1p-24f;
+    __builtin_memcpy(&bits, &f, 4);
+  } else {
+    bits += (x.bits & 0x7c00) == 0x7c00 ? 2 * kBias : kBias;
+  }
   bits |= uint32_t(x.bits & 0x8000) << 16;
   __builtin_memcpy(&f, &bits, 4);
   return f;

@@ -42,16 +42,25 @@ def why_not(spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | N
     return None
 
 
+def _address(tensor: Tensor) -> int:
+    address = tensor.data_ptr()
+    if not address and tensor.numel():  # a storage that was freed
+        raise RuntimeError(
+            "The tensor has a non-zero number of elements, but its data is not allocated yet."
+        )
+    return address
+
+
 def _rows(tensor: Tensor | None) -> tuple[int, int, int]:
     """Address, row stride and recurrence stride of [S, N, X], X contiguous."""
     if tensor is None:
         return (0, 0, 0)
-    return (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
+    return (_address(tensor), tensor.stride(0), tensor.stride(1))
 
 
 def _states(tensor: Tensor) -> tuple[int, int, int]:
     """Address, batch stride and recurrence stride of [N, B, X], X contiguous."""
-    return (tensor.data_ptr(), tensor.stride(1), tensor.stride(0))
+    return (_address(tensor), tensor.stride(1), tensor.stride(0))
 
 
 def _dense_last(tensor: Tensor) -> Tensor:
@@ -110,11 +119,9 @@ def scan(
         _shape(spec, gates_x, states, batch_sizes),
         list(reverse),
         _rows(gates_x),
-        [(weight.data_ptr(), *weight.stride()) for weight in weight_hh],
-        [] if biases is None else [bias.data_ptr() for bias in biases],
-        []
-        if weight_hr is None
-        else [(weight.data_ptr(), *weight.stride()) for weight in weight_hr],
+        [(_address(weight), *weight.stride()) for weight in weight_hh],
+        [] if biases is None else [_address(bias) for bias in biases],
+        [] if weight_hr is None else [(_address(weight), *weight.stride()) for weight in weight_hr],
         [_states(state) for state in states],
         _rows(out),
         [_states(final) for final in finals],
@@ -156,10 +163,8 @@ def scan_backward(
         torch.get_num_threads(),
         _shape(spec, gates_x, states, batch_sizes),
         list(reverse),
-        [(weight.data_ptr(), *weight.stride()) for weight in weight_hh],
-        []
-        if weight_hr is None
-        else [(weight.data_ptr(), *weight.stride()) for weight in weight_hr],
+        [(_address(weight), *weight.stride()) for weight in weight_hh],
+        [] if weight_hr is None else [(_address(weight), *weight.stride()) for weight in weight_hr],
         [_states(state) for state in states],
         _rows(out),
         _rows(reserve),
@@ -203,8 +208,8 @@ def layer(
     )  # fmt: skip
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
-    """``x [S, K] . weight [M, K]^T + bias [M]``; M in so many groups as the tiles take together."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x [S, K] . weight [M, K]^T + bias [M]``."""
     rows, columns = x.shape[0], weight.shape[0]
     out = x.new_empty(rows, columns)
     _fresh((out,))
@@ -214,12 +219,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tenso
         _DTYPES[x.dtype],
         torch.get_num_threads(),
         rows,
-        groups,
-        columns // groups,
+        columns,
         x.shape[1],
-        (x.data_ptr(), x.stride(0), 0),
-        (weight.data_ptr(), *weight.stride()),
-        0 if bias is None else bias.data_ptr(),
+        (_address(x), x.stride(0), 0),
+        (_address(weight), *weight.stride()),
+        0 if bias is None else _address(bias),
         (out.data_ptr(), out.stride(0), 0),
     )
     return out
@@ -234,8 +238,8 @@ def gradient_of_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         torch.get_num_threads(),
         a.shape[0],
         *out.shape,
-        (a.data_ptr(), a.stride(0), 0),
-        (b.data_ptr(), b.stride(0), 0),
+        (_address(a), a.stride(0), 0),
+        (_address(b), b.stride(0), 0),
         (out.data_ptr(), out.stride(0), 0),
         total.data_ptr(),
     )

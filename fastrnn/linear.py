@@ -32,30 +32,30 @@ def linear(
     ):
         return torch_linear(rows, weight, bias)
     if differentiated(tensors):
-        product: Tensor = _Linear.apply(rows, weight, bias, spec.num_gates)
+        product: Tensor = _Linear.apply(rows, weight, bias)
         return product
-    return cpp.linear(rows, weight, bias, spec.num_gates)
+    return cpp.linear(rows, weight, bias)
 
 
 class _Linear(torch.autograd.Function):
     """Its gradients are plain operators wherever they have to be differentiable again."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        return cpp.linear(rows, weight, bias, groups)
+        return cpp.linear(rows, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         rows, weight = ctx.saved_tensors
-        need_rows, need_weight, need_bias, _ = ctx.needs_input_grad
+        need_rows, need_weight, need_bias = ctx.needs_input_grad
         grad_rows = grad_weight = grad_bias = None
         if need_rows and (torch.is_grad_enabled() or watched((grad,))):
             grad_rows = grad @ weight
         elif need_rows:
-            grad_rows = cpp.linear(grad, weight.t(), None, 1)
+            grad_rows = cpp.linear(grad, weight.t(), None)
         if need_weight:
             grad_weight, grad_bias = weight_gradients.of_rows(grad, rows)
         elif need_bias:
             grad_bias = grad.sum(0)
-        return grad_rows, grad_weight, grad_bias if need_bias else None, None
+        return grad_rows, grad_weight, grad_bias if need_bias else None

@@ -35,7 +35,9 @@ def watched(tensors: Iterable[Tensor]) -> bool:
     for tensor in tensors:
         if type(tensor) not in _CLASSES or not tensor.is_cpu or tensor.is_neg():
             return True
-        if torch._C._functorch.is_legacy_batchedtensor(tensor):
+        if torch._C._functorch.is_legacy_batchedtensor(tensor) or tensor._is_zerotensor():
+            return True
+        if torch._is_functional_tensor(tensor):
             return True
     return False
 

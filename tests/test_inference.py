@@ -183,6 +183,70 @@ def test_errors_are_those_of_the_general_way():
             module(x)
 
 
+def test_no_state_is_not_an_empty_one():
+    with torch.no_grad():
+        with pytest.raises(RuntimeError, match="two hidden states"):
+            fastrnn.LSTM(3, 5)(torch.randn(6, 4, 3), ())
+        with pytest.raises(RuntimeError, match="two hidden states"):
+            fastrnn.LSTMCell(3, 5)(torch.randn(4, 3), ())
+
+
+def test_attributes_count_as_in_the_general_way():
+    module, cell, x = fastrnn.GRU(3, 5), fastrnn.GRUCell(3, 5), torch.randn(6, 4, 3)
+    cell.bias = False  # its biases are there nonetheless
+    expected = cell(x[0]).detach()
+    with torch.no_grad():
+        assert_close(cell(x[0]), expected)
+        cell.bias_hh = None
+        assert_close(
+            cell(x[0]),
+            fastrnn.functional.gru_cell(
+                x[0],
+                torch.zeros(4, 5),
+                *(getattr(cell, name) for name in ("weight_ih", "weight_hh", "bias_ih")),
+            ),
+        )
+        module.input_size = 4
+        with pytest.raises(RuntimeError, match="input_size"):
+            module(x)
+
+
+def freed(tensor):
+    tensor = tensor.clone()
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("grad", [False, True])
+def test_tensors_without_memory(grad, steps):
+    module, x, h = fastrnn.GRU(3, 5), torch.randn(steps, 4, 3), torch.zeros(1, 4, 5)
+    with torch.set_grad_enabled(grad):
+        expected = module(x)
+        assert_close(module(x, torch._efficientzerotensor(h.shape)), expected)
+        assert_close(module(x, torch._to_functional_tensor(h)), expected)
+        if grad:
+            grads = torch.autograd.grad(
+                expected[0], module.weight_hh_l0, torch._efficientzerotensor(expected[0].shape)
+            )
+            assert not grads[0].any()
+        with pytest.raises(RuntimeError):
+            module(freed(x))
+        with pytest.raises(RuntimeError):
+            module(x, freed(h))
+        module.weight_hh_l0.untyped_storage().resize_(0)
+        with pytest.raises(RuntimeError):
+            module(x)
+
+
+def test_weights_of_other_layouts():
+    """torch's layers know no sparse weights either: the general way says so."""
+    module, x = fastrnn.RNN(3, 5), torch.randn(6, 4, 3)
+    module.weight_hh_l0 = torch.nn.Parameter(module.weight_hh_l0.detach().to_sparse_csr())
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"sparse|Sparse|storage"):
+        module(x)
+
+
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_bits_depend_neither_on_threads_nor_on_neighbours(kind, steps):

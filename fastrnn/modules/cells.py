@@ -63,9 +63,13 @@ class _RecurrentCell(nn.RNNCellBase):
             return None
         pair = len(spec.states) > 1
         states = () if hx is None else hx if pair else (hx,)
-        if not isinstance(states, (tuple, list)) or len(states) not in (0, len(spec.states)):
+        if hx is not None and not (
+            isinstance(states, (tuple, list)) and len(states) == len(spec.states)
+        ):
             return None
-        weights = read_weights(self, _WEIGHTS if self.bias else _WEIGHTS[:2])
+        weights = [weight for weight in read_weights(self, _WEIGHTS) if weight is not None]
+        if len(weights) == 3:  # one bias without the other
+            return None
         found = inference.cell(spec, input, states, weights, self.hidden_size, self.backend)
         if found is None:
             return None

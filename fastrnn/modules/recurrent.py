@@ -93,14 +93,16 @@ class Recurrent(nn.RNNBase):
 
     def _forward_unwatched(self, input: Any, hx: Any) -> tuple[Tensor, State] | None:
         """The short way for what is simple, else None."""
-        if type(input) is not Tensor or input.dim() != 3:
+        if type(input) is not Tensor or input.dim() != 3 or input.size(2) != self.input_size:
             return None
         if self.training and self.dropout and self.num_layers > 1:
             return None
         spec = self._spec()
         pair = len(spec.states) > 1
         states = () if hx is None else hx if pair else (hx,)
-        if not isinstance(states, (tuple, list)) or len(states) not in (0, len(spec.states)):
+        if hx is not None and not (
+            isinstance(states, (tuple, list)) and len(states) == len(spec.states)
+        ):
             return None
         found = inference.layers(
             spec,
