@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import allocate, backends, cpp, fold, operators, reference
+from . import allocate, backends, cpp, fold, gpu, operators, reference
 from .cells import CELLS, CellSpec
 
 _WINDOW = 1024  # rows
@@ -51,7 +51,8 @@ def scan(
         return reference.scan(spec, gates_x, *stacked, states, batch_sizes, reverse)  # type: ignore[arg-type]
     # A trace is to serve with and without gradients.
     save = torch.is_grad_enabled() and not torch.jit.is_tracing()
-    out, finals, _ = _scan(spec.name, gates_x, *stacked, states, batch_sizes, reverse, save)
+    with gpu.interpreting(name == "triton"):
+        out, finals, _ = _scan(spec.name, gates_x, *stacked, states, batch_sizes, reverse, save)
     return out, finals
 
 
@@ -76,6 +77,8 @@ def _kernel(
     weight_hr: Tensor | None,
     *rest: Any,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    if gpu.serves(gates_x):
+        return gpu.scan(CELLS[cell], gates_x, weight_hh, bias_hh, weight_hr, *rest)
     weights = (weight_hh.unbind(0), _unstack(bias_hh), _unstack(weight_hr))
     return cpp.scan(CELLS[cell], gates_x, *weights, *rest)
 
@@ -88,6 +91,8 @@ def _kernel_backward(
     weight_hr: Tensor | None,
     *rest: Any,
 ) -> list[Tensor]:
+    if gpu.serves(gates_x):
+        return gpu.scan_backward(CELLS[cell], gates_x, weight_hh, weight_hr, *rest)
     return cpp.scan_backward(CELLS[cell], gates_x, weight_hh.unbind(0), _unstack(weight_hr), *rest)
 
 
@@ -122,7 +127,7 @@ def _fake_backward(
 
 def _keep(arguments: Sequence[Any], results: Sequence[Any]) -> list[Any]:
     out, _, saved = results
-    return [*arguments[:-1], out, saved]
+    return [*arguments[:-1], out, saved, gpu.interprets()]
 
 
 def _backward(
@@ -132,18 +137,20 @@ def _backward(
     grad_finals: Sequence[Tensor | None],
     _: object,
 ) -> list[Any]:
-    *arguments, out, saved = kept
+    *arguments, out, saved, interpreted = kept
     cell, _, _, _, _, states, batch_sizes, reverse = arguments
     spec = CELLS[cell]
     if not saved:
         # The forward was told not to save, as in a trace. One more mends it.
-        out, _, saved = _scan(*arguments, True)
+        with gpu.interpreting(interpreted):
+            out, _, saved = _scan(*arguments, True)
     grad_out = torch.zeros_like(out) if grad_out is None else grad_out
     grad_finals = [
         torch.zeros_like(state) if grad is None else grad
         for grad, state in zip(grad_finals, states, strict=True)
     ]
-    dgates_x, *gradients = _scan_backward(*arguments, out, saved, grad_out, grad_finals)
+    with gpu.interpreting(interpreted):
+        dgates_x, *gradients = _scan_backward(*arguments, out, saved, grad_out, grad_finals)
     dgates_h = gradients.pop(0) if spec.apart else dgates_x
     grad_states, gradients = gradients[: len(states)], gradients[len(states) :]
 
@@ -171,6 +178,8 @@ def _weight_gradient(
     """``sum_t dgates_h[t]^T h[t-1]`` for each recurrence, ``[N, G*H, K]``: products over time."""
     batch = h_0.shape[1]
     products = []
+    if batch_sizes is not None and h_0.is_cuda:
+        batch_sizes = batch_sizes.to(h_0.device, non_blocking=True)
     for n, backwards in enumerate(reverse):
         dgates, h = dgates_h[:, n], out[:, n]
         if batch_sizes is not None:
@@ -190,13 +199,15 @@ def _weight_gradient(
 def _sum_of_products(a: Tensor, b: Tensor, total: Tensor | None = None) -> Tensor:
     """``sum_s a[s]^T b[s]`` (+ total), in windows: rounding grows with the length of one sum.
 
-    A trace for any length, whose size is no int, has one window.
+    A trace for any length, whose size is no int, has one window. So has a GPU, whose library splits
+    the sum by itself, and adds up in float32 what a window would round.
     """
     rows = a.shape[0]
-    first = slice(0, _WINDOW if isinstance(rows, int) else rows)
+    windows = isinstance(rows, int) and not a.is_cuda
+    first = slice(0, _WINDOW if windows else rows)
     x, y = a[first], b[first]
     total = x.t() @ y if total is None else torch.addmm(total, x.t(), y)
-    if isinstance(rows, int):
+    if windows:
         for start in range(_WINDOW, rows, _WINDOW):
             window = slice(start, start + _WINDOW)
             total = torch.addmm(total, a[window].t(), b[window])
@@ -206,13 +217,14 @@ def _sum_of_products(a: Tensor, b: Tensor, total: Tensor | None = None) -> Tenso
 def _previous_rows(batch_sizes: Tensor, rows: int, backwards: bool) -> Tensor:
     """For each packed row, the row its state came from; ``rows + b`` means the initial state b."""
     step, sequence = reference.packed_positions(batch_sizes, rows)
+    row = torch.arange(rows, device=batch_sizes.device)
     if backwards:
         following = torch.cat([batch_sizes[1:], batch_sizes.new_zeros(1)])
         first = sequence >= following[step]
-        previous = torch.arange(rows) + batch_sizes[step]
+        previous = row + batch_sizes[step]
     else:
         first = step == 0
-        previous = torch.arange(rows) - batch_sizes[(step - 1).clamp(min=0)]
+        previous = row - batch_sizes[(step - 1).clamp(min=0)]
     return torch.where(first, rows + sequence, previous)
 
 
