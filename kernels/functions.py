@@ -1,8 +1,8 @@
 """The gate functions on tiles of float32 or float64.
 
 Stated errors, held by ``tests/test_triton.py``: `sigmoid` 4 ulp of float32 down to -15, and
-below that an absolute error under 1e-12; `tanh` 4 ulp. Built on the hardware's exp2 (2 ulp), never on
-its approximate tanh (1e-3 in absolute terms).
+below that an absolute error under 1e-12; `tanh` 4 ulp. Built on the hardware's exp2 (2 ulp), never
+on its approximate tanh (1e-3 in absolute terms).
 """
 
 import triton

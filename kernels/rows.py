@@ -4,8 +4,12 @@ A program has BLOCK_B sequences of one recurrence and all units. Weights are rea
 loop, and stay on chip; h and the other states never leave registers but as results; programs never
 wait for one another. What a step reads from memory is asked for one step ahead.
 
-Bound: the product's latency. At H = 128 and bfloat16 an LSTM's step is 16 x 512 x 128 multiplications
-a program, 500 cycles of the matrix units at best, then some 150 for exponentials and as much for
+HELD: weights stay in registers, else in shared memory, from where each step reads them again (at
+128 bytes a cycle). Triton moves what a `for` merely reads into it, but not into a `while`: hence the
+two loops, of which one makes one round.
+
+Bound: the product's latency. At H = 128 and bfloat16 an LSTM's step is 16 x 512 x 128
+multiplications a program, 500 cycles of the matrix units at best, then some 150 for exponentials and as much for
 passing h through shared memory: 0.5 us a step at 1.7 GHz. Its bytes (18 KB with what the backward
 wants) are 0.3 us of one SM's share of the bandwidth.
 """
@@ -34,7 +38,7 @@ def forward_rows(
     extra_n_ptr, reserve_ptr, hidden_ptr, starts_ptr, reverse_ptr, T, B, N,
     CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
     WIDE: tl.constexpr, READS_H: tl.constexpr, BIAS: tl.constexpr, PACKED: tl.constexpr,
-    SAVE: tl.constexpr, PROJECTED: tl.constexpr, PRECISION: tl.constexpr,
+    SAVE: tl.constexpr, PROJECTED: tl.constexpr, PRECISION: tl.constexpr, HELD: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     NARROW: tl.constexpr = out_ptr.dtype.element_ty
@@ -62,42 +66,45 @@ def forward_rows(
     x = load_each(
         gates_x_ptr, ((start + b) * N + n) * (G * H) + u, (b < active) & (u < H), H, G, NARROW
     )
-    for p in range(T):
-        start_next, active_next = rows_of_step(starts_ptr, p + 1, T, B, reverse, PACKED)
-        x_next = load_each(
-            gates_x_ptr, ((start_next + b) * N + n) * (G * H) + u, (b < active_next) & (u < H),
-            H, G, NARROW,
-        )  # fmt: skip
-        here = b < active
-        mask = here & (u < H)
-        row = (start + b) * N + n
+    p = T * 0
+    while p < T:
+        for _ in range(1 if HELD else T):
+            start_next, active_next = rows_of_step(starts_ptr, p + 1, T, B, reverse, PACKED)
+            x_next = load_each(
+                gates_x_ptr, ((start_next + b) * N + n) * (G * H) + u, (b < active_next) & (u < H),
+                H, G, NARROW,
+            )  # fmt: skip
+            here = b < active
+            mask = here & (u < H)
+            row = (start + b) * N + n
 
-        h_narrow = narrow(h, NARROW)
-        a = ()
-        x_wide = ()
-        for g in tl.static_range(G):
-            a_g = dot(h_narrow, weights[g], PRECISION)
-            if BIAS:
-                a_g += bias[g]
-            a = a + (a_g,)
-            x_wide = x_wide + (x[g].to(WIDE),)
-        h_prev = tl.zeros([BLOCK_B, BLOCK_H], WIDE)
-        if READS_H:
-            h_prev = h
+            h_narrow = narrow(h, NARROW)
+            a = ()
+            x_wide = ()
+            for g in tl.static_range(G):
+                a_g = dot(h_narrow, weights[g], PRECISION)
+                if BIAS:
+                    a_g += bias[g]
+                a = a + (a_g,)
+                x_wide = x_wide + (x[g].to(WIDE),)
+            h_prev = tl.zeros([BLOCK_B, BLOCK_H], WIDE)
+            if READS_H:
+                h_prev = h
 
-        h_new, s_new, saved = CELL(x_wide, a, h_prev, s)
+            h_new, s_new, saved = CELL(x_wide, a, h_prev, s)
 
-        if SAVE:
-            store_each(reserve_ptr, row * (len(saved) * H) + u, mask, H, saved)
-        if PROJECTED:
-            hidden = narrow(h_new, NARROW)
             if SAVE:
-                tl.store(hidden_ptr + row * H + u, hidden, mask=mask)
-            h_new = dot(hidden, project, PRECISION)
-        store(out_ptr, row * K + k[None, :], here & (k[None, :] < K), h_new)
-        h = tl.where(here, h_new, h)
-        s = each_where(here, s_new, s)
-        start, active, x = start_next, active_next, x_next
+                store_each(reserve_ptr, row * (len(saved) * H) + u, mask, H, saved)
+            if PROJECTED:
+                hidden = narrow(h_new, NARROW)
+                if SAVE:
+                    tl.store(hidden_ptr + row * H + u, hidden, mask=mask)
+                h_new = dot(hidden, project, PRECISION)
+            store(out_ptr, row * K + k[None, :], here & (k[None, :] < K), h_new)
+            h = tl.where(here, h_new, h)
+            s = each_where(here, s_new, s)
+            start, active, x = start_next, active_next, x_next
+            p += 1
 
     store(h_n_ptr, (n * B + b) * K + k[None, :], inside_k, h)
     store_each(extra_n_ptr, (n * B + b) * H + u, inside, step_x, s)
@@ -110,7 +117,7 @@ def backward_rows(
     starts_ptr, reverse_ptr, T, B, N,
     CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, SAVED: tl.constexpr, H: tl.constexpr,
     K: tl.constexpr, WIDE: tl.constexpr, READS_H: tl.constexpr, APART: tl.constexpr,
-    PACKED: tl.constexpr, PROJECTED: tl.constexpr, PRECISION: tl.constexpr,
+    PACKED: tl.constexpr, PROJECTED: tl.constexpr, PRECISION: tl.constexpr, HELD: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``h_rows`` is the output, or h before the projection."""
@@ -138,49 +145,52 @@ def backward_rows(
     saved = load_each(reserve_ptr, row * (SAVED * H) + u, mask, H, SAVED, WIDE)
     h = load(h_rows_ptr, row * H + u, mask, NARROW)
     dout = load(grad_out_ptr, row * K + k, (b < active) & (k < K), NARROW)
-    for i in range(T):
-        p = T - 1 - i
-        start_prev, active_prev = rows_of_step(starts_ptr, p - 1, T, B, reverse, PACKED)
-        row_prev = (start_prev + b) * N + n
-        mask_prev = (b < active_prev) & (u < H)
-        # The states before this step are what the one before saved, which is wanted next.
-        saved_prev = load_each(reserve_ptr, row_prev * (SAVED * H) + u, mask_prev, H, SAVED, WIDE)
-        h_row_prev = load(h_rows_ptr, row_prev * H + u, mask_prev, NARROW)
-        dout_prev = load(grad_out_ptr, row_prev * K + k, (b < active_prev) & (k < K), NARROW)
-        here = b < active
-        mask = here & (u < H)
-        row = (start + b) * N + n
-        first = mask & (b >= active_prev)
-        s_0 = load_each(extra_0_ptr, state, first, step_x, X, WIDE)
-        s_prev = ()
-        for j in tl.static_range(X):
-            s_prev = s_prev + (tl.where(first, s_0[j], saved_prev[SAVED - X + j]),)
-        h_prev = tl.zeros([BLOCK_B, BLOCK_H], WIDE)
-        if READS_H:
-            h_prev = load(h_0_ptr, state, first, WIDE)
-            h_prev = tl.where(first, h_prev, h_row_prev.to(WIDE))
+    p = T - 1
+    while p >= 0:
+        for _ in range(1 if HELD else T):
+            start_prev, active_prev = rows_of_step(starts_ptr, p - 1, T, B, reverse, PACKED)
+            row_prev = (start_prev + b) * N + n
+            mask_prev = (b < active_prev) & (u < H)
+            # The states before this step are what the one before saved, which is wanted next.
+            saved_prev = load_each(
+                reserve_ptr, row_prev * (SAVED * H) + u, mask_prev, H, SAVED, WIDE
+            )
+            h_row_prev = load(h_rows_ptr, row_prev * H + u, mask_prev, NARROW)
+            dout_prev = load(grad_out_ptr, row_prev * K + k, (b < active_prev) & (k < K), NARROW)
+            here = b < active
+            mask = here & (u < H)
+            row = (start + b) * N + n
+            first = mask & (b >= active_prev)
+            s_0 = load_each(extra_0_ptr, state, first, step_x, X, WIDE)
+            s_prev = ()
+            for j in tl.static_range(X):
+                s_prev = s_prev + (tl.where(first, s_0[j], saved_prev[SAVED - X + j]),)
+            h_prev = tl.zeros([BLOCK_B, BLOCK_H], WIDE)
+            if READS_H:
+                h_prev = load(h_0_ptr, state, first, WIDE)
+                h_prev = tl.where(first, h_prev, h_row_prev.to(WIDE))
 
-        total = dh + dout.to(WIDE)
-        if PROJECTED:
-            arrived = narrow(total, NARROW)
-            tl.store(dproj_ptr + row * K + k, arrived, mask=here & (k < K))
-            total = dot(arrived, project, PRECISION)
+            total = dh + dout.to(WIDE)
+            if PROJECTED:
+                arrived = narrow(total, NARROW)
+                tl.store(dproj_ptr + row * K + k, arrived, mask=here & (k < K))
+                total = dot(arrived, project, PRECISION)
 
-        dx, da, ds_new, dh_new = CELL(saved, h.to(WIDE), h_prev, s_prev, total, ds)
+            dx, da, ds_new, dh_new = CELL(saved, h.to(WIDE), h_prev, s_prev, total, ds)
 
-        store_each(dgates_x_ptr, row * (G * H) + u, mask, H, dx)
-        if APART:
-            store_each(dgates_h_ptr, row * (G * H) + u, mask, H, da)
-        if PROJECTED:
-            dh_new = tl.zeros([BLOCK_B, BLOCK_K], WIDE)
-        for g in tl.static_range(G):
-            # Columns beyond H meet zero rows of the weights, but 0 * inf is none.
-            da_g = narrow(tl.where(mask, da[g], 0.0), NARROW)
-            dh_new += dot(da_g, weights[g], PRECISION)
-        dh = tl.where(here, dh_new, dh)
-        ds = each_where(here, ds_new, ds)
-        start, active = start_prev, active_prev
-        saved, h, dout = saved_prev, h_row_prev, dout_prev
+            store_each(dgates_x_ptr, row * (G * H) + u, mask, H, dx)
+            if APART:
+                store_each(dgates_h_ptr, row * (G * H) + u, mask, H, da)
+            product = tl.zeros([BLOCK_B, BLOCK_K], tl.float32)
+            for g in tl.static_range(G):
+                # Columns beyond H meet zero rows of the weights, but 0 * inf is none.
+                da_g = narrow(tl.where(mask, da[g], 0.0), NARROW)
+                product += dot(da_g, weights[g], PRECISION)
+            dh = tl.where(here, product if PROJECTED else product + dh_new, dh)
+            ds = each_where(here, ds_new, ds)
+            start, active = start_prev, active_prev
+            saved, h, dout = saved_prev, h_row_prev, dout_prev
+            p -= 1
 
     store(dh_0_ptr, state_k, inside_k, dh)
     store_each(dextra_0_ptr, state, inside, step_x, ds)

@@ -9,28 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import plan, rows, simple
+from . import grid, rows, simple
 from .call import Call
+from .plan import H200, Device, Plan, Problem, choose
 from .precision import float32_product
 
 
 @functools.lru_cache(maxsize=64)
-def _device(device: torch.device) -> plan.Device:
+def _device(device: torch.device) -> Device:
     if device.type != "cuda":
-        return plan.H200  # for the interpreter, as good as any
+        return H200  # for the interpreter, as good as any
     found: Any = torch.cuda.get_device_properties(device)
     capability = (found.major, found.minor)
     shared = found.shared_memory_per_block_optin
-    return plan.Device(capability, found.multi_processor_count, shared)
+    return Device(capability, found.multi_processor_count, shared)
 
 
-def _plan(call: Call, backward: bool) -> tuple[plan.Plan, str]:
+def _plan(call: Call, backward: bool) -> tuple[Plan, str]:
     """The plan, and the precision of products; narrow numbers have but one."""
     precision = float32_product() if call.dtype == torch.float32 else "tf32"
-    problem = plan.Problem(
-        call.dtype, call.spec.num_gates, call.N, call.B, call.H, call.K, call.projected, precision
-    )
-    return plan.choose(problem, _device(call.device), backward), precision
+    problem = Problem(
+        call.dtype, call.spec.num_gates, call.N, call.B, call.H, call.K,
+        projected=call.projected, single=call.T == 1, precision=precision,
+    )  # fmt: skip
+    return choose(problem, _device(call.device), backward), precision
 
 
 def forward(
@@ -49,6 +51,8 @@ def forward(
     tensors = (gates_x, weight_hh, bias_hh, weight_hr, states, out, finals, saved)
     if chosen.form == "rows":
         rows.forward(call, chosen, precision, *tensors)
+    elif chosen.form == "grid":
+        grid.forward(call, chosen, precision, *tensors)
     else:
         simple.forward(call, *tensors)
 
@@ -69,5 +73,7 @@ def backward(
     tensors = (weight_hh, weight_hr, states, out, saved, grad_out, grad_finals, found)
     if chosen.form == "rows":
         rows.backward(call, chosen, precision, *tensors)
+    elif chosen.form == "grid":
+        grid.backward(call, chosen, precision, *tensors)
     else:
         simple.backward(call, *tensors)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import triton
 from torch import Tensor
 
@@ -19,6 +18,7 @@ def _launch(call: Call, plan: Plan, precision: str) -> tuple[tuple[int], dict[st
     return (grid,), {
         "K": call.K,
         "PRECISION": precision,
+        "HELD": plan.held,
         "BLOCK_B": plan.block_b,
         "BLOCK_H": plan.block_h,
         "BLOCK_K": plan.block_k,
