@@ -3,9 +3,10 @@
 A program has BLOCK_B sequences and BLOCK_H units of one recurrence with all their gates, and holds
 its rows of the weights for the whole sequence (HELD: as in `rows`). The product is written
 transposed, units by sequences, so that a few sequences are the matrix units' narrow side; with
-SPLIT > 1 it is so many products over parts of the sum, a warp's share each, added afterwards. Programs of the same sequences
-exchange h (forward) or the gates' gradients (backward) through a double buffer in global memory,
-with one barrier a step; what a step reads beside that is asked for before the barrier.
+SPLIT > 1 it is so many products over parts of the sum, a warp's share each, added afterwards.
+Programs of the same sequences exchange h (forward) or the gates' gradients (backward) through a
+double buffer in global memory, with one barrier a step; what a step reads beside that is asked for
+before the barrier.
 
 A launch runs the steps from ``p_from`` on. What passes from one to the next is in buffers, so that
 steps can also be launched one by one, which needs no barrier.
@@ -41,13 +42,11 @@ def _place(B, reverse_ptr, counter_ptr, H: tl.constexpr, BLOCK_B: tl.constexpr,
 
 @triton.jit
 def _parts(BLOCK_K: tl.constexpr, SPLIT: tl.constexpr, SIDE: tl.constexpr):
-    """The places of a sum, [1, BLOCK_K] or [BLOCK_K, 1] (SIDE 0 or 1), or stacked in SPLIT parts."""
-    k = tl.arange(0, BLOCK_K)
-    if SPLIT > 1:
-        k = tl.reshape(k, [SPLIT, BLOCK_K // SPLIT])
-        k = k[:, None, :] if SIDE == 0 else k[:, :, None]
-    else:
-        k = k[None, :] if SIDE == 0 else k[:, None]
+    """The places of a sum, [1, BLOCK_K] or [BLOCK_K, 1] (SIDE 0 or 1), or in SPLIT parts."""
+    k = tl.arange(0, BLOCK_K // SPLIT)
+    k = k[None, :] if SIDE == 0 else k[:, None]
+    if SPLIT > 1:  # not by reshape, past which Triton 3.6 sees no contiguous numbers
+        k = k[None] + tl.arange(0, SPLIT)[:, None, None] * (BLOCK_K // SPLIT)
     return k
 
 

@@ -5,13 +5,13 @@ loop, and stay on chip; h and the other states never leave registers but as resu
 wait for one another. What a step reads from memory is asked for one step ahead.
 
 HELD: weights stay in registers, else in shared memory, from where each step reads them again (at
-128 bytes a cycle). Triton moves what a `for` merely reads into it, but not into a `while`: hence the
-two loops, of which one makes one round.
+128 bytes a cycle). Triton moves into a `for` what is merely read there, but not into a `while`:
+hence the two loops, of which one makes one round.
 
 Bound: the product's latency. At H = 128 and bfloat16 an LSTM's step is 16 x 512 x 128
-multiplications a program, 500 cycles of the matrix units at best, then some 150 for exponentials and as much for
-passing h through shared memory: 0.5 us a step at 1.7 GHz. Its bytes (18 KB with what the backward
-wants) are 0.3 us of one SM's share of the bandwidth.
+multiplications a program, 500 cycles of the matrix units at best, then some 150 for exponentials
+and as much for passing h through shared memory: 0.5 us a step at 1.7 GHz. Its bytes (60 KB with
+what the backward wants) come to 1.8 us of one SM's share of the bandwidth, if all SMs want theirs.
 """
 
 import triton

@@ -67,9 +67,9 @@ def each_where(condition, chosen, others):
 def spread(x):
     """``x``, laid out among the threads as what is loaded and stored.
 
-    Left to itself Triton carries the layout of a product on: all that is loaded or stored changes its
-    layout one by one, and where warps share a sum, each does all that follows. Past a gather it
-    carries none.
+    Left to itself Triton carries the layout of a product on: all that is loaded or stored changes
+    its layout one by one, and where warps share a sum, each does all that follows. Past a gather
+    it carries none.
     """
     same = tl.arange(0, x.shape[0])[:, None] + tl.zeros([1, x.shape[1]], tl.int32)
     return tl.gather(x, same, 0)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,8 +21,29 @@ from torch.autograd import forward_ad
 
 from .. import allocate
 from ..cells import CellSpec
-from ..kernels.cells import NAMES
 
+
+def _find_kernels() -> str | None:
+    """Makes `fastrnn.kernels` importable; returns the reason why not.
+
+    Installed, it is part of the package. In a source tree it lies beside it.
+    """
+    if importlib.util.find_spec("fastrnn.kernels") is not None:
+        return None
+    folder = Path(__file__).resolve().parents[2] / "kernels"
+    where = {"submodule_search_locations": [str(folder)]}
+    spec = importlib.util.spec_from_file_location(
+        "fastrnn.kernels", folder / "__init__.py", **where
+    )
+    if spec is None or spec.loader is None or not folder.is_dir():
+        return "its kernels are not installed"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fastrnn.kernels"] = module
+    spec.loader.exec_module(module)
+    return None
+
+
+_missing = _find_kernels()
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _CAPABILITY = (8, 0)
 
@@ -32,11 +55,13 @@ def why_not(spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | N
     """The reason this backend cannot serve, None if it can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed: pip install 'fastrnn[gpu]'"
-    reason = _why_not_on(device)
+    reason = _missing or _why_not_on(device)
     if reason is not None:
         return reason
     if dtype not in _DTYPES:
         return f"it has no kernel for {dtype}"
+    from ..kernels.cells import NAMES
+
     if spec.name not in NAMES:
         return f"it has no kernel for the cell {spec.name!r}"
     if forward_ad._current_level >= 0:

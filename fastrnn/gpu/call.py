@@ -108,7 +108,7 @@ def _flags(reverse: tuple[bool, ...], device: torch.device) -> Tensor:
 def _starts(batch_sizes: Tensor, device: torch.device) -> Tensor:
     starts = torch.zeros(batch_sizes.shape[0] + 1, dtype=torch.int64)
     torch.cumsum(batch_sizes, 0, out=starts[1:])
-    if device.type == "cpu":
-        return starts
+    if device.type != "cuda":
+        return starts.to(device)
     # From pinned memory the copy waits for nothing; torch keeps the memory until it is done.
     return starts.pin_memory().to(device, non_blocking=True)

@@ -25,14 +25,19 @@ def _device(device: torch.device) -> Device:
     return Device(capability, found.multi_processor_count, shared)
 
 
+# A device and a precision to plan for in place of what is there (`fastrnn.gpu.aot`).
+planned_for: tuple[Device, str] | None = None
+
+
 def _plan(call: Call, backward: bool) -> tuple[Plan, str]:
     """The plan, and the precision of products; narrow numbers have but one."""
-    precision = float32_product() if call.dtype == torch.float32 else "tf32"
+    device, precision = planned_for or (_device(call.device), float32_product())
+    precision = precision if call.dtype == torch.float32 else "tf32"
     problem = Problem(
         call.dtype, call.spec.num_gates, call.N, call.B, call.H, call.K,
         projected=call.projected, single=call.T == 1, precision=precision,
     )  # fmt: skip
-    return choose(problem, _device(call.device), backward), precision
+    return choose(problem, device, backward), precision
 
 
 def forward(

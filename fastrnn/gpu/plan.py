@@ -117,7 +117,8 @@ def _grid(p: Problem, device: Device, backward: bool) -> Plan | None:
             programs = p.N * -(-p.B // block_b) * -(-p.H // block_h)
             if programs > device.processors:
                 continue
-            block_k, padded = _block_k(p.H, 256 if backward or block_b == 64 else 1024)
+            short = backward or block_b == 64 or device.capability >= (10, 0)
+            block_k, padded = _block_k(p.H, 256 if short else 1024)
             per_unit = p.G if backward else rows_per_unit
             weights = per_unit * block_h * padded * _bytes(p)
             tile = block_k * block_b * _BYTES[p.dtype]
