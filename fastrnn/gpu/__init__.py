@@ -31,14 +31,14 @@ def _find_kernels() -> str | None:
     if importlib.util.find_spec("fastrnn.kernels") is not None:
         return None
     folder = Path(__file__).resolve().parents[2] / "kernels"
-    where = {"submodule_search_locations": [str(folder)]}
     spec = importlib.util.spec_from_file_location(
-        "fastrnn.kernels", folder / "__init__.py", **where
+        "fastrnn.kernels", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
     if spec is None or spec.loader is None or not folder.is_dir():
         return "its kernels are not installed"
     module = importlib.util.module_from_spec(spec)
     sys.modules["fastrnn.kernels"] = module
+    vars(sys.modules["fastrnn"])["kernels"] = module
     spec.loader.exec_module(module)
     return None
 
