@@ -18,6 +18,7 @@ from test_equality import covering, nan_filled  # noqa: F401
 from fastrnn import gpu, use_backend
 from fastrnn.cells import CELLS
 from fastrnn.gpu import call, forms, grid, plan
+from fastrnn.gpu.precision import float32_product
 from fastrnn.kernels import functions
 from fastrnn.kernels.cells import NAMES, lstm
 
@@ -72,7 +73,7 @@ def served(monkeypatch):
 LEVELS = {
     "kernel": list(itertools.product(KERNELS, DTYPES)),
     "hidden": [5, 16, 17],
-    "batch": [1, 17],
+    "batch": [1, 5],
     "steps": [1, 4],
     "layers": [1, 1, 1, 2],
     "bidirectional": [False, True],
@@ -167,6 +168,27 @@ def test_it_stands_beside_the_cpu_kernels(served):
     with use_backend("triton"):
         run(functools.partial(call_fastrnn, backend=None), case, draw(case, SEED))
     assert len(used) == 2
+
+
+# --- precision ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def switches():
+    cudnn, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    yield
+    torch.backends.cudnn.allow_tf32 = cudnn
+    torch.set_float32_matmul_precision(products)
+
+
+def test_tf32_by_permission(switches):
+    assert float32_product() == "tf32x3"
+    torch.set_float32_matmul_precision("high")
+    assert float32_product() == "tf32"
+    torch.backends.cudnn.allow_tf32 = False
+    assert float32_product() == "ieee"
+    torch.set_float32_matmul_precision("highest")
+    assert float32_product() == "ieee"
 
 
 # --- the barrier ----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import grid, rows, simple
 from .call import Call
-from .plan import H200, Device, Plan, Problem, choose
+from .plan import A100, B200, H200, Device, Plan, Problem, choose
 from .precision import float32_product
 
 
@@ -21,7 +21,9 @@ def _device(device: torch.device) -> Device:
         return H200  # for the interpreter, as good as any
     found: Any = torch.cuda.get_device_properties(device)
     capability = (found.major, found.minor)
-    shared = found.shared_memory_per_block_optin
+    known = {(8, 0): A100, (9, 0): H200, (10, 0): B200}.get(capability)
+    least = known.shared if known else 99 << 10  # where torch does not tell
+    shared = getattr(found, "shared_memory_per_block_optin", least)
     return Device(capability, found.multi_processor_count, shared)
 
 

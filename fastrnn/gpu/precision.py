@@ -25,6 +25,6 @@ def float32_product() -> str:
     allowed = getattr(rnn, "fp32_precision", None)
     if allowed is None:  # torch before 2.9
         allowed = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
-    if allowed == "ieee":
+    if allowed != "tf32":  # "ieee", or "none" once the older switch is off
         return "ieee"
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
