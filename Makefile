@@ -1,4 +1,5 @@
 # make demo, test, bench, lint: each sets up what it needs in $(VENV) first, once.
+# make gpu: checks and benchmark of the Triton backend, on a machine with a GPU; nine minutes.
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench lint clean FORCE
+.PHONY: demo test bench gpu lint clean FORCE
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m fastrnn demo $(ARGS)
@@ -18,6 +19,10 @@ test: $(VENV)/.installed $(VENV)/.requirements-bench
 
 bench: $(VENV)/.installed $(VENV)/.requirements-bench
 	@$(BIN)/python -m fastrnn bench $(ARGS)
+
+# With the torch of the machine, which knows its GPU: the pinned one may be the CPU's.
+gpu:
+	@$(PYTHON) -m bench.gpu $(ARGS)
 
 lint: $(VENV)/.requirements
 	@echo "lint: ruff check, ruff format, mypy"

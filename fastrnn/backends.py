@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import cpp
+from . import cpp, gpu
 from .cells import CELLS, CellSpec
 
 
@@ -27,7 +27,7 @@ class Backend(NamedTuple):
         if self.name == "cpp":
             return cpp.why_not(spec, device, dtype)
         if self.name == "triton":
-            return "its kernels are not written yet"
+            return gpu.why_not(spec, device, dtype)
         return None
 
 
@@ -95,6 +95,8 @@ def choose(spec: CellSpec, device: torch.device, dtype: torch.dtype, name: str |
     for backend in BACKENDS:
         if name is not None and backend.name != name:
             continue
+        if name is None and backend.devices == "cuda" and device.type != "cuda":
+            continue  # Triton's interpreter serves whoever asks for it
         reason = backend.why_not(spec, device, dtype)
         if reason is None:
             return backend.name

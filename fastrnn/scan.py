@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import allocate, backends, cpp, fold, operators, reference, weight_gradients
+from . import allocate, backends, cpp, fold, gpu, operators, reference, weight_gradients
 from .cells import CELLS, CellSpec
 
 
@@ -49,7 +49,8 @@ def scan(
         return reference.scan(spec, gates_x, *stacked, states, batch_sizes, reverse)  # type: ignore[arg-type]
     # A trace is to serve with and without gradients.
     save = torch.is_grad_enabled() and not torch.jit.is_tracing()
-    out, finals, _ = _scan(spec.name, gates_x, *stacked, states, batch_sizes, reverse, save)
+    with gpu.interpreting(name == "triton"):
+        out, finals, _ = _scan(spec.name, gates_x, *stacked, states, batch_sizes, reverse, save)
     return out, finals
 
 
@@ -74,6 +75,8 @@ def _kernel(
     weight_hr: Tensor | None,
     *rest: Any,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    if gpu.serves(gates_x):
+        return gpu.scan(CELLS[cell], gates_x, weight_hh, bias_hh, weight_hr, *rest)
     weights = (weight_hh.unbind(0), _unstack(bias_hh), _unstack(weight_hr))
     return cpp.scan(CELLS[cell], gates_x, *weights, *rest)
 
@@ -86,6 +89,8 @@ def _kernel_backward(
     weight_hr: Tensor | None,
     *rest: Any,
 ) -> list[Tensor]:
+    if gpu.serves(gates_x):
+        return gpu.scan_backward(CELLS[cell], gates_x, weight_hh, weight_hr, *rest)
     return cpp.scan_backward(CELLS[cell], gates_x, weight_hh.unbind(0), _unstack(weight_hr), *rest)
 
 
@@ -120,7 +125,7 @@ def _fake_backward(
 
 def _keep(arguments: Sequence[Any], results: Sequence[Any]) -> list[Any]:
     out, _, saved = results
-    return [*arguments[:-1], out, saved]
+    return [*arguments[:-1], out, saved, gpu.interprets()]
 
 
 def _backward(
@@ -130,18 +135,20 @@ def _backward(
     grad_finals: Sequence[Tensor | None],
     _: object,
 ) -> list[Any]:
-    *arguments, out, saved = kept
+    *arguments, out, saved, interpreted = kept
     cell, _, _, _, _, states, batch_sizes, reverse = arguments
     spec = CELLS[cell]
     if not saved:
         # The forward was told not to save, as in a trace. One more mends it.
-        out, _, saved = _scan(*arguments, True)
+        with gpu.interpreting(interpreted):
+            out, _, saved = _scan(*arguments, True)
     grad_out = torch.zeros_like(out) if grad_out is None else grad_out
     grad_finals = [
         torch.zeros_like(state) if grad is None else grad
         for grad, state in zip(grad_finals, states, strict=True)
     ]
-    dgates_x, *gradients = _scan_backward(*arguments, out, saved, grad_out, grad_finals)
+    with gpu.interpreting(interpreted):
+        dgates_x, *gradients = _scan_backward(*arguments, out, saved, grad_out, grad_finals)
     dgates_h = gradients.pop(0) if spec.apart else dgates_x
     grad_states, gradients = gradients[: len(states)], gradients[len(states) :]
 

@@ -40,6 +40,8 @@ def of_states(
         return cpp.gradient_of_states(dgates_h, out, h_0, batch_sizes, reverse)
     batch = h_0.shape[1]
     products = []
+    if batch_sizes is not None and h_0.is_cuda:
+        batch_sizes = batch_sizes.to(h_0.device, non_blocking=True)
     for n, backwards in enumerate(reverse):
         dgates, h = dgates_h[:, n], out[:, n]
         if batch_sizes is not None:
@@ -68,13 +70,15 @@ def _by_kernels(tensors: Sequence[Tensor]) -> bool:
 def _sum_of_products(a: Tensor, b: Tensor, total: Tensor | None = None) -> Tensor:
     """``sum_s a[s]^T b[s]`` (+ total), in windows.
 
-    A trace for any length, whose size is no int, has one window.
+    A trace for any length, whose size is no int, has one window. So has a GPU, whose library
+    splits the sum by itself, and adds up in float32 what a window would round.
     """
     rows = a.shape[0]
-    first = slice(0, _WINDOW if isinstance(rows, int) else rows)
+    windows = isinstance(rows, int) and not a.is_cuda
+    first = slice(0, _WINDOW if windows else rows)
     x, y = a[first], b[first]
     total = x.t() @ y if total is None else torch.addmm(total, x.t(), y)
-    if isinstance(rows, int):
+    if windows:
         for start in range(_WINDOW, rows, _WINDOW):
             window = slice(start, start + _WINDOW)
             total = torch.addmm(total, a[window].t(), b[window])
@@ -84,11 +88,12 @@ def _sum_of_products(a: Tensor, b: Tensor, total: Tensor | None = None) -> Tenso
 def _previous_rows(batch_sizes: Tensor, rows: int, backwards: bool) -> Tensor:
     """For each packed row, the row its state came from; ``rows + b`` means the initial state b."""
     step, sequence = reference.packed_positions(batch_sizes, rows)
+    row = torch.arange(rows, device=batch_sizes.device)
     if backwards:
         following = torch.cat([batch_sizes[1:], batch_sizes.new_zeros(1)])
         first = sequence >= following[step]
-        previous = torch.arange(rows) + batch_sizes[step]
+        previous = row + batch_sizes[step]
     else:
         first = step == 0
-        previous = torch.arange(rows) - batch_sizes[(step - 1).clamp(min=0)]
+        previous = row - batch_sizes[(step - 1).clamp(min=0)]
     return torch.where(first, rows + sequence, previous)

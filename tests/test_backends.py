@@ -10,7 +10,7 @@ import torch
 from equality import Case, call_fastrnn, call_reference, draw, error, run, use_isa
 
 import fastrnn
-from fastrnn import _C, backends, functional, use_backend
+from fastrnn import _C, backends, functional, gpu, use_backend
 from fastrnn.cells import CELLS
 
 CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda", "meta"))
@@ -125,7 +125,8 @@ def cell_arguments(dtype=torch.float32):
 
 
 @ASK
-def test_triton_says_why_it_cannot(ask):
+def test_triton_says_why_it_cannot(ask, monkeypatch):
+    monkeypatch.setattr(gpu, "INTERPRETED", False)  # which would serve the CPU
     with pytest.raises(
         RuntimeError, match=r"'triton' was asked for but cannot serve 'lstm'.*: \w+"
     ):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "info": "versions, processor, instruction set, threads, and the backends of each op",
     "demo": "train a character language model with torch.nn's layer and with fastrnn's",
+    "aot": "compile the Triton kernels without a GPU: registers, spills, shared memory",
     "bench": "run the benchmark suites of a source checkout; arguments go to pytest",
 }
 

@@ -1,0 +1,175 @@
+"""``python -m bench.gpu``: checks, soak, sanitizer, benchmark, report; nine minutes in all.
+
+Kernels are compiled meanwhile by other processes, into the cache that Triton keeps on disk. Each
+result is written as it comes, so a run that is cut short leaves what it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=510, help="for everything")
+    parser.add_argument("--out", type=Path, help="folder of the report")
+    parser.add_argument("--dry-run", action="store_true", help="on a CPU, small, figures void")
+    parser.add_argument("--checks-only", action="store_true", help="some small checks, no report")
+    parser.add_argument("--warm", help=argparse.SUPPRESS)  # i/n: compile each n-th case
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = arguments()
+    if options.dry_run:
+        os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+    start = time.monotonic()
+    import torch
+
+    if not options.dry_run and not torch.cuda.is_available():
+        print("PyTorch finds no CUDA device; --dry-run takes every path on a CPU.", file=sys.stderr)
+        return 1
+    device = torch.device("cpu" if options.dry_run else "cuda:0")
+    if options.warm:
+        return warm(options, device)
+    if options.checks_only:
+        return small_checks(device)
+    return everything(options, device, start)
+
+
+def small_checks(device: object) -> int:
+    from . import checks
+
+    _, faults = checks.run_all(checks.for_a_dry_run(), device, time.monotonic() + 200, print)  # type: ignore[arg-type]
+    return 1 if faults else 0
+
+
+def warm(options: argparse.Namespace, device: object) -> int:
+    """Compile, by running once, every n-th of the cases from the i-th on."""
+    from .cases import cases, for_a_dry_run
+    from .layers import build
+
+    index, count = map(int, options.warm.split("/"))
+    end = time.monotonic() + options.seconds
+    for case in (for_a_dry_run() if options.dry_run else cases())[index::count]:
+        if time.monotonic() > end:
+            break
+        for training in (False, True):
+            try:
+                build(case, device, training)["fastrnn"]()  # type: ignore[arg-type]
+            except Exception as error:  # the measurement will meet it again, and tell
+                print(f"warm: {case}: {error}", file=sys.stderr)
+    return 0
+
+
+def everything(options: argparse.Namespace, device: object, start: float) -> int:
+    import torch
+
+    from . import checks, report, speed
+    from .cases import cases, for_a_dry_run
+
+    dry = options.dry_run
+    name = "dry run" if dry else torch.cuda.get_device_name(device)
+    out = options.out or ROOT / "bench" / "results" / report.slug(name)
+    machine = {
+        "device": name,
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "triton": version("triton"),
+        "CUDA": torch.version.cuda,
+        "cuDNN": torch.backends.cudnn.version(),
+        "Python": platform.python_version(),
+        "dry_run": dry,
+    }
+    print(machine, flush=True)
+
+    share = options.seconds
+    workers = 1 if dry else max(1, min(8, (os.cpu_count() or 2) // 2))
+    command = [sys.executable, "-m", "bench.gpu", "--seconds", str(0.45 * share)]
+    command += ["--dry-run"] if dry else []
+    helpers = [
+        subprocess.Popen([*command, "--warm", f"{i}/{workers}"], cwd=ROOT) for i in range(workers)
+    ]
+    try:
+        which = checks.for_a_dry_run() if dry else checks.checks()
+        count, faults = checks.run_all(which, device, start + 0.4 * share, say)  # type: ignore[arg-type]
+        print("soak", flush=True)
+        problem = checks.soak(device, 1 if dry else 0.04 * share)  # type: ignore[arg-type]
+        faults += [f"soak: {problem}"] * (problem is not None)
+        faults += sanitize(0.15 * share)
+        for helper in helpers:
+            helper.wait(timeout=max(1.0, start + 0.6 * share - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        print("compiling is not done; the measurement goes on", flush=True)
+    finally:
+        for helper in helpers:
+            helper.kill()
+            helper.wait()
+
+    found: list[dict[str, object]] = []
+    summary = {"count": count, "faults": faults}
+
+    def keep(result: dict[str, object]) -> None:
+        found.append(result)
+        print(result.get("error") or f"{result['case']}: x {result['ratio']:.2f}", flush=True)
+        if len(found) % 20 == 0:
+            report.write(out, machine, summary, found)
+
+    left = speed.measure(
+        for_a_dry_run() if dry else cases(),
+        device,  # type: ignore[arg-type]
+        start + 0.96 * share,
+        keep,
+    )
+    report.write(out, machine, summary, found)
+    print((out / "README.md").read_text()[:4000])
+    print(f"{len(found)} figures, {left} cases left out for want of time; report in {out}")
+    faults += [f"{result['case']}: {result['error']}" for result in found if "error" in result]
+    for fault in faults:
+        print("FAULT:", fault)
+    return 1 if faults else 0
+
+
+def sanitize(seconds: float) -> list[str]:
+    """Some small checks once more under compute-sanitizer, where it is installed."""
+    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if not Path(tool).exists():
+        print("compute-sanitizer is not here", flush=True)
+        return []
+    command = [tool, "--error-exitcode", "86", sys.executable, "-m", "bench.gpu", "--checks-only"]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=seconds,
+            env=os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        print("compute-sanitizer was not done in time", flush=True)
+        return []
+    print(f"compute-sanitizer: {done.returncode}", flush=True)
+    return [] if done.returncode == 0 else [f"compute-sanitizer: {done.stdout[-600:]}"]
+
+
+def version(package: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""``python -m fastrnn aot``: compile the Triton kernels without a GPU, and see what they need."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from fastrnn import gpu
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print a line a kernel; return 1 if one that would be chosen spills or exceeds its device."""
+    if gpu.INTERPRETED:
+        print("TRITON_INTERPRET is set, and the interpreter compiles nothing", file=sys.stderr)
+        return 2
+    from fastrnn.gpu import aot
+
+    parser = argparse.ArgumentParser(prog="python -m fastrnn aot", description=__doc__)
+    parser.add_argument("--targets", default=",".join(aot.TARGETS), help="default: %(default)s")
+    parser.add_argument("--grid", action="store_true", help="all shapes of the benchmark's grid")
+    parser.add_argument("--only", default="", help='shapes that contain this, as "lstm bfloat16"')
+    options = parser.parse_args(argv)
+    shapes = aot.of_the_grid() if options.grid else aot.representative()
+    shapes = [shape for shape in shapes if options.only in str(shape)]
+    status = 0
+    for target in options.targets.split(","):
+        if target not in aot.TARGETS:
+            parser.error(f"targets should be among {', '.join(aot.TARGETS)}, got: {target!r}")
+        device = aot.TARGETS[target]
+        print(f"\n{target}: {device.processors} multiprocessors, {device.shared >> 10} KB shared")
+        print(f"{'shape':34}{'kernel':17}{'programs':>8}{'warps':>6}{'registers':>10}"
+              f"{'stack':>6}{'shared':>8}{'at once':>8}  matrix instructions")  # fmt: skip
+        seen = set()
+        for shape in shapes:
+            for launch in aot.launches(shape, device):
+                key = (launch.kernel, launch.signature, launch.constants, launch.options)
+                if key in seen:
+                    continue
+                seen.add(key)
+                report = aot.compiled(launch, device)
+                print(f"{shape!s:34}{report.name:17}{report.programs:8}{report.warps:6}"
+                      f"{report.registers:10}{report.stack:6}{report.shared:8}"
+                      f"{report.occupancy:8}  {report.matrix}", flush=True)  # fmt: skip
+                for fault in report.faults:
+                    print(f"  FAULT: {fault}", flush=True)
+                    status = 1
+    return status

@@ -1,0 +1,242 @@
+"""Compiles ahead of time what a GPU would be given, on a machine that has none.
+
+A scan is run on tensors without memory, for a device that is merely described; the launches that
+it would make are recorded and compiled. So nothing is compiled here that a user would not get, and
+a user gets nothing that was not seen to fit.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from .. import gpu
+from ..cells import CELLS
+from . import INTERPRETED, forms
+from .plan import A100, B200, H200, Device
+
+TARGETS = {"sm_80": A100, "sm_90": H200, "sm_100": B200}
+
+_TYPES = {
+    torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16",
+    torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64",
+}  # fmt: skip
+_MATRIX = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+_REGISTERS, _THREADS = 65536, 2048  # of a multiprocessor, on every target
+# Bytes a thread that the assembler may park: it does so with up to four values that are not wanted
+# inside the loop, however many registers are free (seen at 80 of 255).
+_PARKED = 32
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A layer, as far as its kernels depend on it."""
+
+    cell: str
+    dtype: torch.dtype
+    hidden: int
+    batch: int
+    recurrences: int = 1
+    projection: int = 0
+    packed: bool = False
+    precision: str = "tf32x3"  # of float32 products
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        if self.dtype == torch.float32:
+            dtype = self.precision
+        parts = [self.cell, dtype, f"H{self.hidden}", f"B{self.batch}"]
+        parts += [f"N{self.recurrences}"] * (self.recurrences > 1)
+        parts += [f"P{self.projection}"] * bool(self.projection) + ["packed"] * self.packed
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with what its launch fixes."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    options: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a launch."""
+
+    name: str
+    programs: int
+    warps: int
+    registers: int
+    stack: int  # bytes a thread: spilt registers
+    shared: int  # bytes
+    matrix: str  # instructions of the matrix units, and how many are in the code
+    occupancy: int  # programs that a multiprocessor holds at once
+    faults: tuple[str, ...]
+
+
+_OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion", "launch_cooperative_grid")
+
+
+@contextmanager
+def _recorded() -> Iterator[list[Launch]]:
+    """Within this context kernels are not launched but listed."""
+    launches: list[Launch] = []
+    run = JITFunction.run
+
+    def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
+        given = dict(zip(self.arg_names, args, strict=False)) | kwargs
+        signature, constants = [], []
+        for parameter in self.params:
+            name, value = parameter.name, given[parameter.name]
+            if parameter.is_constexpr:
+                signature.append((name, "constexpr"))
+                constants.append((name, value))
+            elif isinstance(value, Tensor):
+                signature.append((name, _TYPES[value.dtype]))
+            else:
+                signature.append((name, "i32"))
+        launches.append(
+            Launch(self, grid, tuple(signature), tuple(constants), tuple(options.items()))
+        )
+
+    JITFunction.run = record
+    try:
+        yield launches
+    finally:
+        JITFunction.run = run
+
+
+def launches(shape: Shape, device: Device) -> list[Launch]:
+    """The launches of a forward, one with and one without saving, and a backward; each once."""
+    if INTERPRETED:
+        raise RuntimeError("TRITON_INTERPRET is set, and the interpreter compiles nothing")
+    spec = CELLS[shape.cell]
+    G, H, N, B = spec.num_gates, shape.hidden, shape.recurrences, shape.batch
+    K = shape.projection or H
+
+    def meta(*sizes: int) -> Tensor:
+        return torch.empty(sizes, dtype=shape.dtype, device="meta")
+
+    steps = 2
+    gates_x, weight_hh = meta(steps * B, N, G * H), meta(N, G * H, K)
+    bias_hh = meta(N, G * H) if spec.apart else None
+    weight_hr = meta(N, K, H) if shape.projection else None
+    states = [meta(N, B, K), *(meta(N, B, H) for _ in spec.states[1:])]
+    batch_sizes = torch.full((steps,), B) if shape.packed else None
+    reverse = [n % 2 == 1 for n in range(N)]
+    forms.planned_for = (device, shape.precision)
+    try:
+        with _recorded() as found:
+            rest = (weight_hr, states, batch_sizes, reverse)
+            gpu.scan(spec, gates_x, weight_hh, bias_hh, *rest, False)
+            out, finals, saved = gpu.scan(spec, gates_x, weight_hh, bias_hh, *rest, True)
+            gpu.scan_backward(spec, gates_x, weight_hh, *rest, out, saved, out, finals)
+    finally:
+        forms.planned_for = None
+    return list(dict.fromkeys(found))
+
+
+def compiled(launch: Launch, device: Device) -> Report:
+    """Compile a launch for a device, and hold it against the device's limits."""
+    kernel = launch.kernel
+    index = {name: i for i, name in enumerate(kernel.arg_names)}
+    constants = {(index[name],): value for name, value in launch.constants}
+    # Torch's memory is aligned, and so are the rows that matter: the launcher sees the same.
+    aligned = {
+        (index[name],): [["tt.divisibility", 16]]
+        for name, kind in launch.signature
+        if kind.startswith("*")
+    }
+    source = ASTSource(kernel, dict(launch.signature), constants, aligned)
+    options = dict(launch.options)
+    major, minor = device.capability
+    target = GPUTarget("cuda", 10 * major + minor, 32)
+    binary = triton.compile(source, target=target, options=options)
+    registers, stack = _resources(binary.asm["cubin"])
+    shared, warps = binary.metadata.shared, options["num_warps"]
+    threads = 32 * warps
+    # Registers are dealt out to warps in units of 256, shared memory with 1 KB for the system.
+    of_warp = -(-registers * 32 // 256) * 256
+    occupancy = min(_REGISTERS // (of_warp * warps), _THREADS // threads)
+    occupancy = min(occupancy, (device.shared + 1024) // (shared + 1024))
+    found = _MATRIX.findall(binary.asm["ptx"])
+    matrix = ", ".join(f"{found.count(name)} {name}" for name in dict.fromkeys(found))
+    programs = 1
+    for size in launch.grid:
+        programs *= size
+    faults = []
+    if stack > _PARKED:
+        faults.append(f"spills {stack} bytes a thread")
+    if shared > device.shared:
+        faults.append(f"wants {shared} bytes of shared memory, and there are {device.shared}")
+    if options.get("launch_cooperative_grid") and programs > occupancy * device.processors:
+        faults.append(f"{programs} programs do not run at once")
+    return Report(
+        kernel.__name__, programs, warps, registers, stack, shared, matrix, occupancy, tuple(faults)
+    )
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers and stack bytes of a thread."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(_TOOLS / "cuobjdump"), "-res-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    if found is None:
+        raise RuntimeError(f"cuobjdump names no registers: {text}")
+    return int(found[1]), int(found[2])
+
+
+def representative() -> list[Shape]:
+    """Shapes that between them get every form, and the ends of its range."""
+    bf16, f32 = torch.bfloat16, torch.float32
+    shapes = [
+        Shape(cell, dtype, hidden, 16)
+        for cell, dtype, hidden in (
+            ("lstm", bf16, 64), ("lstm", bf16, 128), ("lstm", bf16, 512), ("lstm", bf16, 1024),
+            ("gru", bf16, 128), ("gru", bf16, 1024), ("rnn_tanh", bf16, 512),
+            ("lstm", torch.float16, 768), ("lstm", f32, 64), ("lstm", f32, 512),
+            ("lstm", torch.float64, 64),
+        )
+    ]  # fmt: skip
+    shapes += [replace(shape, precision="tf32") for shape in shapes if shape.dtype == f32]
+    shapes += [
+        Shape("lstm", bf16, 100, 16, projection=40),
+        Shape("gru", bf16, 256, 64, recurrences=2, packed=True),
+        Shape("lstm", bf16, 512, 256),
+    ]
+    return shapes
+
+
+def of_the_grid() -> list[Shape]:
+    """The shapes of the benchmark's grid."""
+    kinds = [(torch.bfloat16, ""), (torch.float16, ""), (torch.float32, "tf32")]
+    kinds.append((torch.float32, "tf32x3"))
+    return [
+        Shape(cell, dtype, hidden, batch, recurrences, precision=precision or "tf32x3")
+        for cell in ("lstm", "gru", "rnn_tanh")
+        for dtype, precision in kinds
+        for hidden in (64, 128, 192, 256, 512, 768, 1024, 2048)
+        for batch in (1, 16, 64, 256)
+        for recurrences in (1, 2)
+    ]

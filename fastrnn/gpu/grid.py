@@ -1,0 +1,134 @@
+"""Launches the form of many programs that wait for one another (`fastrnn.kernels.grid`).
+
+A wait that lasts beyond all reason marks a word of pinned memory, which the device reaches and the
+host can read without waiting for the device: `check` raises at the next call. Until then what the
+failed launch returned is wrong; whoever needs certainty before that synchronises and calls
+`check`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from ..kernels import grid as kernels
+from . import INTERPRETED
+from .call import Call
+from .plan import Plan
+
+# Looks at the counter, each a way to the L2 cache and back: seconds in all, for a step that takes
+# microseconds.
+PATIENCE = 1 << 22
+
+
+@functools.lru_cache(maxsize=64)
+def _failed(device: torch.device) -> Tensor:
+    return torch.zeros(1, dtype=torch.int32, pin_memory=device.type == "cuda")
+
+
+def check(device: torch.device) -> None:
+    """Raise RuntimeError if a launch on the device gave up waiting; reported once."""
+    failed = _failed(device)
+    if failed[0]:
+        failed.zero_()
+        raise RuntimeError(
+            f"a recurrent kernel on {device} gave up waiting for its own programs, and what it "
+            "returned is wrong: they did not all run at once. Another backend or form has to "
+            "serve: fastrnn.use_backend('reference')"
+        )
+
+
+def _launch(call: Call, plan: Plan, precision: str) -> tuple[tuple[int], dict[str, Any]]:
+    slices = triton.cdiv(call.H, plan.block_h)
+    grid = call.N * triton.cdiv(call.B, plan.block_b) * slices
+    options = {
+        "PRECISION": precision,
+        "HELD": plan.held,
+        "SPLIT": plan.split,
+        "CHUNKS": triton.cdiv(call.H, plan.block_k),
+        "BLOCK_B": plan.block_b,
+        "BLOCK_H": plan.block_h,
+        "BLOCK_K": plan.block_k,
+        "num_warps": plan.warps,
+        "num_stages": 1,
+        "maxnreg": 255 if plan.held else None,
+        "enable_fp_fusion": True,
+    }
+    if not INTERPRETED and not plan.stepwise:
+        options["launch_cooperative_grid"] = True  # refused if not all can run at once
+    return (grid,), options
+
+
+def _launches(plan: Plan, first: int, last: int, step: int) -> Iterator[tuple[int, int]]:
+    """Where each launch begins and ends: steps ``first``, ``first + step``, ... before ``last``."""
+    if plan.stepwise:
+        return ((p, p + step) for p in range(first, last, step))
+    return iter([(first, last)])
+
+
+def forward(
+    call: Call,
+    plan: Plan,
+    precision: str,
+    gates_x: Tensor,
+    weight_hh: Tensor,
+    bias_hh: Tensor | None,
+    weight_hr: Tensor | None,
+    states: Sequence[Tensor],
+    out: Tensor,
+    finals: Sequence[Tensor],
+    saved: Sequence[Tensor],
+) -> None:
+    check(call.device)
+    exchange = torch.stack([states[0], states[0]])
+    wide = states[0].to(call.wide, copy=True)
+    extra = call.gather(states[1:])
+    grid, options = _launch(call, plan, precision)
+    counters = torch.zeros(grid, dtype=torch.int32, device=call.device)
+    for begin, end in _launches(plan, 0, call.T, 1):
+        kernels.forward_grid[grid](
+            gates_x, weight_hh.contiguous(),
+            gates_x if bias_hh is None else bias_hh.contiguous(),
+            exchange, wide, extra, out, saved[0] if saved else extra, call.starts, call.reverse,
+            counters, _failed(call.device), begin, end, call.T, call.B, call.N, PATIENCE,
+            BIAS=bias_hh is not None, SAVE=bool(saved), **call.forward_options, **options,
+        )  # fmt: skip
+    for final, state in zip(finals, (wide, *extra), strict=True):
+        final.copy_(state)
+
+
+def backward(
+    call: Call,
+    plan: Plan,
+    precision: str,
+    weight_hh: Tensor,
+    weight_hr: Tensor | None,
+    states: Sequence[Tensor],
+    out: Tensor,
+    saved: Sequence[Tensor],
+    grad_out: Tensor,
+    grad_finals: Sequence[Tensor],
+    found: Sequence[Tensor],
+) -> None:
+    check(call.device)
+    sides = 2 if call.spec.apart else 1
+    exchange = out.new_zeros(2, call.N, call.B, call.spec.num_gates * call.H)
+    dh = grad_finals[0].to(call.wide, copy=True)
+    dextra = call.gather(grad_finals[1:])
+    extra_0 = call.gather(states[1:])
+    grid, options = _launch(call, plan, precision)
+    counters = torch.zeros(grid, dtype=torch.int32, device=call.device)
+    for begin, end in _launches(plan, call.T - 1, -2, -1):
+        kernels.backward_grid[grid](
+            weight_hh.contiguous(), exchange, saved[0], out, states[0], extra_0, grad_out, dh,
+            dextra, found[0], found[sides - 1], call.starts, call.reverse,
+            counters, _failed(call.device), begin, end, call.T, call.B, call.N, PATIENCE,
+            **call.backward_options, **options,
+        )  # fmt: skip
+    for grad, state in zip(found[sides : sides + len(states)], (dh, *dextra), strict=True):
+        grad.copy_(state)

@@ -1,0 +1,151 @@
+"""Which form of the time loop serves a call, with which blocks, and why.
+
+The only place where this is decided. What a form needs is counted here; that the compiler agrees
+is checked ahead of time for each choice (`fastrnn.gpu.aot`).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+_BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a choice depends on."""
+
+    capability: tuple[int, int]
+    processors: int
+    shared: int  # bytes a program may have
+
+
+A100 = Device((8, 0), 108, 163 << 10)
+H200 = Device((9, 0), 132, 227 << 10)
+B200 = Device((10, 0), 148, 227 << 10)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Letters as in `fastrnn.reference`; G gates."""
+
+    dtype: torch.dtype
+    G: int
+    N: int
+    B: int
+    H: int
+    K: int
+    projected: bool = False
+    single: bool = False  # one step
+    precision: str = "tf32x3"  # of float32 products
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A form, ``"rows"``, ``"grid"`` or ``"simple"``, its blocks, and the reason in words."""
+
+    form: str
+    why: str
+    block_b: int = 0
+    block_h: int = 0
+    block_k: int = 0
+    warps: int = 0
+    held: bool = False  # weights in registers
+    split: int = 1  # of the product's sum among warps
+    stepwise: bool = False  # a launch for each step
+
+
+def power_of_2(size: int) -> int:
+    """The least power of two that is no less."""
+    return 1 << max(size - 1, 0).bit_length()
+
+
+@functools.lru_cache(maxsize=1024)
+def choose(problem: Problem, device: Device, backward: bool = False) -> Plan:
+    """The plan for a problem; forward and backward may differ."""
+    p = problem
+    if p.dtype not in _BYTES:
+        return Plan("simple", f"{p.dtype} has no products on matrix units here")
+    if p.dtype == torch.float32 and p.precision == "ieee":
+        return Plan("simple", "IEEE products in float32 are torch's")
+    if p.G > 4:
+        return Plan("simple", f"{p.G} gates are more than the other forms take")
+    rows = _rows(p, device, backward)
+    if rows.form == "rows":
+        return rows
+    if p.projected:
+        return Plan("simple", f"{rows.why}, and the form of many programs projects nothing")
+    if p.single:
+        return Plan("simple", f"{rows.why}, and one step has nothing to wait for")
+    grid = _grid(p, device, backward)
+    return grid or Plan("simple", f"{rows.why}, nor do they fit {device.processors} at once")
+
+
+def _rows(p: Problem, device: Device, backward: bool) -> Plan:
+    """One program a sequence, or the reason why not."""
+    block_h = max(16, power_of_2(p.H))
+    block_k = max(16, power_of_2(p.K))
+    matrices = p.G + (1 if p.projected else 0)
+    weights = matrices * block_h * block_k * _bytes(p)
+    # Beside them: h or the gates' gradients, and tiles that change their layout.
+    tiles = 16 * max(block_h, block_k) * 4
+    if weights + tiles > device.shared or max(block_h, block_k) > 128:
+        return Plan("simple", f"weights of {weights >> 10} KB do not fit one program")
+    warps = 4 if block_h <= 32 else 8
+    # A thread has 255 registers; the rest of a step takes some 120, of the backward more.
+    registers = weights // (4 * 32 * warps)
+    held = registers <= (64 if backward or _split(p) else 128)
+    where = "registers" if held else "shared memory"
+    return Plan(
+        "rows", f"weights of {weights >> 10} KB fit one program, in {where}",
+        block_b=16, block_h=block_h, block_k=block_k, warps=warps, held=held,
+    )  # fmt: skip
+
+
+def _grid(p: Problem, device: Device, backward: bool) -> Plan | None:
+    """As few sequences and units a program as all programs still run at once."""
+    rows_per_unit = 4 if p.G == 3 else p.G  # forward: a power of two
+    # Matrix units of Hopper take 64 rows from shared memory; a split product 16 from anywhere.
+    units = [(16, 8), (8, 8)] if backward else [(64 // rows_per_unit, 1)]
+    if not backward and (p.G == 1 or _split(p)):
+        units = [(16, 8), (8, 8), *([] if _split(p) else units)]
+    for block_b in (16, 32) if backward or _split(p) else (16, 32, 64):
+        for block_h, split in units:
+            programs = p.N * -(-p.B // block_b) * -(-p.H // block_h)
+            if programs > device.processors:
+                continue
+            short = backward or block_b == 64 or device.capability >= (10, 0)
+            block_k, padded = _block_k(p.H, 256 if short else 1024)
+            per_unit = p.G if backward else rows_per_unit
+            weights = per_unit * block_h * padded * _bytes(p)
+            tile = block_k * block_b * _BYTES[p.dtype]
+            if weights + tile > device.shared:
+                continue
+            if (block_b == 64 and p.H > 512) or (block_b == 32 and _split(p)):
+                continue  # more registers than there are
+            held = split > 1 and block_b == 16 and weights <= 64 << 10 and not _split(p)
+            return Plan(
+                "grid", f"weights of {weights >> 10} KB a program in {programs} programs",
+                block_b=block_b, block_h=block_h, block_k=block_k, warps=8, held=held, split=split,
+            )  # fmt: skip
+    return None
+
+
+def _split(p: Problem) -> bool:
+    """Whether each number of a product is two."""
+    return p.dtype == torch.float32 and p.precision == "tf32x3"
+
+
+def _bytes(p: Problem) -> int:
+    """Of a weight on chip."""
+    return _BYTES[p.dtype] * (2 if _split(p) else 1)
+
+
+def _block_k(size: int, most: int) -> tuple[int, int]:
+    """The part of a sum that is loaded at once, and the sum's length in whole parts."""
+    blocks = [block for block in (128, 256, 512, 1024) if block <= most]
+    padded, block = min((-(-size // block) * block, -block) for block in blocks)
+    return -block, padded

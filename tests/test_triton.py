@@ -1,0 +1,275 @@
+"""The Triton kernels against torch by the rule of `equality`, run by Triton's interpreter.
+
+Numbers and masks are proven here, not speed, nor what a compiler makes of it (test_triton_aot).
+"""
+
+import functools
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+import triton.language as tl
+from equality import DTYPES, SEED, Case, assert_equal, call_fastrnn, draw, run
+from test_equality import covering, nan_filled  # noqa: F401
+
+from fastrnn import gpu, use_backend
+from fastrnn.cells import CELLS
+from fastrnn.gpu import call, forms, grid, plan
+from fastrnn.gpu.precision import float32_product
+from fastrnn.kernels import functions
+from fastrnn.kernels.cells import NAMES, lstm
+
+if not gpu.INTERPRETED:
+    pytest.skip("TRITON_INTERPRET is off: a GPU is here", allow_module_level=True)
+
+call_triton = functools.partial(call_fastrnn, backend="triton")
+
+# Cells that this backend has no kernel for, and why.
+GAPS = {}
+KERNELS = [cell for cell in CELLS if cell not in GAPS]
+
+
+def test_cells_without_a_kernel_are_listed():
+    assert set(KERNELS) == NAMES
+
+
+# How a call is served: by the plan, or by another than the interpreter would ever be given. There
+# programs run one after the other, so the form of many programs has one for each group of
+# sequences, or several ("slices") that are launched step by step.
+FORMS = {
+    "simple": lambda p: plan.Plan("simple", "asked for"),
+    "rows": lambda p: plan.choose(p, plan.H200),
+    "grid": lambda p: plan.Plan("grid", "asked for", 16, max(16, plan.power_of_2(p.H)), 32, 4),
+    "slices": lambda p: plan.Plan(
+        "grid", "asked for", 16, 16, 32, 4, held=True, split=2, stepwise=True
+    ),
+}
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """``served(form)`` makes that form serve; returns the forms that did."""
+
+    def force(form):
+        used = []
+        made = FORMS[form]
+
+        def forced(problem, device, backward=False):
+            used.append(made(problem).form)
+            return made(problem)
+
+        monkeypatch.setattr(forms, "choose", forced)
+        return used
+
+    return force
+
+
+# --- the rule -------------------------------------------------------------------------------
+
+# Around the tiles: 16 sequences and a power of two of units, 16 at least.
+LEVELS = {
+    "kernel": list(itertools.product(KERNELS, DTYPES)),
+    "hidden": [5, 16, 17],
+    "batch": [1, 5],
+    "steps": [1, 4],
+    "layers": [1, 1, 1, 2],
+    "bidirectional": [False, True],
+    "projection": [0, 0, 0, 0, 4],  # mostly none
+    "bias": [True, True, False],
+    "form": ["dense", "packed"],
+    "hx": [True, True, False],
+}
+
+
+def possible(case):
+    if case.projection and (CELLS[case.cell].reads_h or case.projection >= case.hidden):
+        return False
+    # relu's kink, for which many draws would be needed; the interpreter is slow
+    return case.cell != "rnn_relu" or case.dtype.itemsize >= 4
+
+
+def form_of(case, index):
+    if case.dtype == torch.float64:
+        return "simple"
+    return "rows" if case.projection else ("rows", "grid", "slices", "simple")[index % 4]
+
+
+CASES = [(form_of(case, i), case) for i, case in enumerate(covering(LEVELS, possible))]
+
+
+@pytest.mark.parametrize(("form", "case"), CASES, ids=str)
+def test_kernel_is_as_near_to_the_oracle_as_torch(form, case, served):
+    used = served(form)
+    assert_equal(case, call_triton)
+    assert set(used) == {"grid" if form == "slices" else form}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("cell", KERNELS)
+def test_several_blocks(cell, form, served):
+    """More units than a block has, and more than one, sequences that end early."""
+    served(form)
+    assert_equal(Case(cell, torch.float32, 35, batch=18, steps=3, form="packed"), call_triton)
+
+
+# --- what the rule does not see -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_everything_is_written(cell, form, served, nan_filled):
+    served(form)
+    case = Case(cell, torch.bfloat16, 5, batch=3, steps=3, bidirectional=True, form="packed")
+    run(call_triton, case, draw(case, SEED))
+    assert len(nan_filled) >= 2 + 2
+    assert not any(tensor.isnan().any() for tensor in nan_filled)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_inference_returns_the_bits_of_training(form, served):
+    served(form)
+    case = Case("lstm", torch.float32, 5, form="packed")
+    arguments = draw(case, SEED)
+    training = run(call_triton, case, arguments)
+    with torch.no_grad():
+        results = call_triton(case, arguments)
+    for result, expected in zip(results, training.values(), strict=False):
+        assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sequence_gets_the_same_bits_whatever_its_neighbours(form, served):
+    served(form)
+    case = Case("gru", torch.float32, 5, batch=3)
+    arguments = draw(case, SEED)
+    expected = run(call_triton, case, arguments)
+    spoilt = replace(
+        arguments, input=arguments.input.clone(), states=(arguments.states[0].clone(),)
+    )
+    spoilt.input[:, 1] = torch.nan
+    spoilt.states[0][:, 2] = torch.inf
+    with torch.no_grad():
+        output, final = call_triton(case, spoilt)
+    assert torch.equal(output[:, 0], expected["output"][:, 0])
+    assert torch.equal(final[:, 0], expected["h_n"][:, 0])
+    assert output[:, 1].isnan().all()
+
+
+def test_it_stands_beside_the_cpu_kernels(served):
+    """The CPU's own kernels serve unless the interpreter is asked for, and the backward stays."""
+    used = served("simple")
+    case = Case("lstm", torch.float32, 5)
+    run(call_fastrnn, case, draw(case, SEED))
+    call_fastrnn(case, draw(case, SEED), None)
+    assert not used
+    with use_backend("triton"):
+        run(functools.partial(call_fastrnn, backend=None), case, draw(case, SEED))
+    assert len(used) == 2
+
+
+# --- precision ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def switches():
+    cudnn, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    yield
+    torch.backends.cudnn.allow_tf32 = cudnn
+    torch.set_float32_matmul_precision(products)
+
+
+def test_tf32_by_permission(switches):
+    assert float32_product() == "tf32x3"
+    torch.set_float32_matmul_precision("high")
+    assert float32_product() == "tf32"
+    torch.backends.cudnn.allow_tf32 = False
+    assert float32_product() == "ieee"
+    torch.set_float32_matmul_precision("highest")
+    assert float32_product() == "ieee"
+
+
+# --- the barrier ----------------------------------------------------------------------------
+
+
+def test_a_wait_in_vain_is_reported_once(served, monkeypatch):
+    """Two programs that wait for each other, and the interpreter runs one at a time."""
+    served("grid")
+    monkeypatch.setitem(FORMS, "grid", lambda p: plan.Plan("grid", "", 16, 16, 32, 4))
+    monkeypatch.setattr(grid, "PATIENCE", 3)
+    case = Case("rnn_tanh", torch.float32, 17, batch=1, steps=3)
+    arguments = draw(case, SEED)
+    served("grid")
+    with torch.no_grad():
+        call_triton(case, arguments)
+        with pytest.raises(RuntimeError, match="gave up waiting"):
+            call_triton(case, arguments)
+        served("simple")
+        call_triton(case, arguments)
+
+
+# --- the gate functions ---------------------------------------------------------------------
+
+
+@triton.jit
+def _apply(x_ptr, out_ptr, FUNCTION: tl.constexpr, BLOCK: tl.constexpr):
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out_ptr + offs, FUNCTION(tl.load(x_ptr + offs)))
+
+
+def ulps(name, x):
+    """The largest error in units in the last place of float32."""
+    found = torch.empty_like(x)
+    _apply[(1,)](x, found, getattr(functions, name), BLOCK=x.numel())
+    expected = getattr(torch, name)(x.double())
+    size = expected.float().abs()
+    spacing = torch.nextafter(size, torch.tensor(torch.inf)).double() - size.double()
+    return float(((found.double() - expected).abs() / spacing).max())
+
+
+def test_gate_functions_in_float32():
+    x = torch.cat([torch.linspace(-15, 15, 1 << 14), torch.logspace(-30, 1, 1 << 13)])
+    x = torch.cat([x, -torch.logspace(-30, 1, 1 << 13)])
+    assert ulps("tanh", x) <= 4
+    assert ulps("sigmoid", x) <= 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_gate_functions_at_the_ends(name, dtype):
+    x = torch.tensor([0, -0.0, 1000, -1000, torch.inf, -torch.inf, torch.nan, 1e-30], dtype=dtype)
+    found = torch.empty_like(x)
+    _apply[(1,)](x, found, getattr(functions, name), BLOCK=8)
+    torch.testing.assert_close(found, getattr(torch, name)(x), equal_nan=True)
+
+
+def test_tanh_in_float64():
+    x = torch.cat([torch.linspace(-1, 1, 1 << 13, dtype=torch.float64)] * 2)
+    found = torch.empty_like(x)
+    _apply[(1,)](x, found, functions.tanh, BLOCK=x.numel())
+    torch.testing.assert_close(found, torch.tanh(x), rtol=4e-15, atol=0)
+
+
+# --- that the tests can fail ----------------------------------------------------------------
+
+
+@triton.jit
+def _swapped(x, a, h_prev, s):
+    return lstm.forward((x[1], x[0], x[2], x[3]), a, h_prev, s)
+
+
+@triton.jit
+def _dropped(saved, h, h_prev, s_prev, dh, ds):
+    dx, da, ds_new, dh_prev = lstm.backward(saved, h, h_prev, s_prev, dh, ds)
+    return dx, da, (ds_new[0] * 1.001,), dh_prev
+
+
+@pytest.mark.parametrize("faulty", [(_swapped, lstm.backward), (lstm.forward, _dropped)])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_rule_sees_a_fault(form, faulty, served, monkeypatch):
+    served(form)
+    monkeypatch.setattr(call, "functions", lambda name: faulty)
+    with pytest.raises(AssertionError, match="relative errors"):
+        assert_equal(Case("lstm", torch.float32, 6), call_triton)

@@ -1,0 +1,143 @@
+"""What a compiler makes of the Triton kernels, without a GPU; and the plan's choices."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from fastrnn.gpu.plan import A100, H200, Device, Problem, choose
+
+BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
+
+
+# --- the plan -------------------------------------------------------------------------------
+
+
+def chosen(problem, device=H200):
+    """Forward and backward in short: form, sequences and units a program, h where weights are
+    held in registers."""
+    found = []
+    for backward in (False, True):
+        p = choose(problem, device, backward)
+        blocks = f" {p.block_b}x{p.block_h}" + "h" * p.held if p.form != "simple" else ""
+        found.append(p.form + blocks)
+    return tuple(found)
+
+
+TABLE = [
+    # dtype, gates, N, B, H, forward, backward
+    (BF16, 4, 1, 1, 64, "rows 16x64h", "rows 16x64h"),
+    (BF16, 4, 2, 256, 100, "rows 16x128h", "rows 16x128"),
+    (BF16, 3, 1, 16, 128, "rows 16x128h", "rows 16x128"),
+    (BF16, 4, 1, 16, 129, "grid 16x16", "grid 16x16h"),
+    (BF16, 4, 1, 1, 256, "grid 16x16", "grid 16x16h"),
+    (BF16, 4, 1, 64, 512, "grid 16x16", "grid 16x16h"),
+    (BF16, 4, 2, 64, 512, "grid 32x16", "grid 32x16"),
+    (BF16, 4, 1, 256, 512, "grid 64x16", "simple"),
+    (BF16, 4, 1, 16, 1024, "grid 16x16", "grid 16x16"),
+    (BF16, 3, 1, 64, 1024, "grid 32x16", "grid 32x16"),
+    (BF16, 4, 1, 256, 1024, "simple", "simple"),
+    (BF16, 4, 1, 16, 2048, "simple", "simple"),
+    (BF16, 1, 1, 16, 512, "grid 16x16h", "grid 16x16h"),
+    (BF16, 5, 1, 16, 64, "simple", "simple"),
+    (F32, 4, 1, 16, 64, "rows 16x64", "rows 16x64"),
+    (F32, 4, 1, 16, 512, "grid 16x8", "grid 16x8"),
+    (F64, 4, 1, 16, 64, "simple", "simple"),
+]
+
+
+@pytest.mark.parametrize(("dtype", "G", "N", "B", "H", "forward", "backward"), TABLE, ids=str)
+def test_choice(dtype, G, N, B, H, forward, backward):
+    assert chosen(Problem(dtype, G, N, B, H, H)) == (forward, backward)
+
+
+def test_choice_of_other_calls():
+    assert chosen(Problem(BF16, 4, 1, 16, 512, 512, single=True))[0] == "simple"
+    assert chosen(Problem(BF16, 4, 1, 16, 512, 256, projected=True))[0] == "simple"
+    assert chosen(Problem(BF16, 4, 1, 16, 100, 50, projected=True))[0] == "rows 16x128h"
+    assert chosen(Problem(F32, 4, 1, 16, 64, 64, precision="ieee"))[0] == "simple"
+    assert chosen(Problem(F32, 4, 1, 16, 512, 512, precision="tf32"))[0] == "grid 16x16"
+
+
+def test_choice_says_why():
+    assert choose(Problem(BF16, 4, 1, 16, 64, 64), H200).why.startswith("weights of 32 KB fit one")
+    assert "do not fit one program" in choose(Problem(BF16, 4, 1, 256, 1024, 1024), H200).why
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("device", [A100, H200, Device((8, 6), 10, 99 << 10)])
+def test_all_programs_of_a_grid_run_at_once(device, backward):
+    """One on each multiprocessor, that is: the barrier waits for all of them."""
+    grids = 0
+    for dtype in (BF16, F32):
+        for G in (1, 2, 3, 4):
+            for N in (1, 2, 7):
+                for B in (1, 17, 64, 300):
+                    for H in (1, 100, 129, 300, 512, 1000, 1024, 3000):
+                        plan = choose(Problem(dtype, G, N, B, H, H), device, backward)
+                        if plan.form == "grid":
+                            groups = N * -(-B // plan.block_b)
+                            assert groups * -(-H // plan.block_h) <= device.processors
+                            grids += 1
+    assert grids
+
+
+# --- the compiler ---------------------------------------------------------------------------
+
+
+def compile_in_new_process(*arguments):
+    """Where kernels are not for the interpreter."""
+    paths = os.pathsep.join(sys.path)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONPATH": paths, "TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "only", "matrix"),
+    [
+        ("sm_80", "gru bfloat16 H1024", "mma.sync"),
+        ("sm_90", "lstm bfloat16 H", "wgmma.mma_async"),
+        ("sm_90", "tf32x3 H", "mma.sync"),
+        ("sm_100", "lstm bfloat16 H1024", "mma.sync"),
+    ],
+)
+def test_chosen_kernels_fit(target, only, matrix):
+    done = compile_in_new_process("-m", "fastrnn", "aot", "--targets", target, "--only", only)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert matrix in done.stdout and "FAULT" not in done.stdout
+    lines = [line for line in done.stdout.splitlines() if only in line]
+    assert len(lines) >= 3  # a forward with and without saving, a backward
+
+
+@pytest.mark.slow
+def test_a_spill_is_a_fault():
+    script = """
+import sys, torch
+from dataclasses import replace
+from fastrnn.cli import aot
+from fastrnn.gpu import forms, plan
+choose = forms.choose
+# Four times as many sequences as there are registers for.
+forms.choose = lambda *args: replace(choose(*args), block_b=64)
+sys.exit(aot.main(["--targets", "sm_90", "--only", "lstm bfloat16 H1024"]))
+"""
+    done = compile_in_new_process("-c", script)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAULT: spills" in done.stdout
+
+
+def test_the_interpreter_compiles_nothing():
+    script = "import sys, os; os.environ['TRITON_INTERPRET'] = '1'\n"
+    script += "from fastrnn.cli.app import main; sys.exit(main(['aot']))"
+    done = compile_in_new_process("-c", script)
+    assert done.returncode == 2 and "TRITON_INTERPRET is set" in done.stderr
