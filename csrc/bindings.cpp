@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "attention/bindings.h"
 #include "dispatch.h"
 #include "parallel.h"
 #include "types.h"
@@ -257,6 +258,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("forward", &forward);
   m.def("backward", &backward);
   m.def("linear", &linear);
+  bind_attention(m);
   m.def("ask_for_huge_pages", &ask_for_huge_pages, "For memory of many megabytes, not yet touched.");
   m.def("cells", &cells, "Names of the cells that have kernels.");
   m.def("cell_layout", &cell_layout, "Numbers of gates, states and saved vectors of a cell.");

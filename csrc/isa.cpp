@@ -23,6 +23,8 @@ constexpr Packing packing(void (*product)(const LinearArgs&, int64_t, int64_t) =
   return {kLanes<typename Wide<S>::type>, &packed_bytes<S>, &pack<S>, product};
 }
 
+extern const AttentionTable attention;  // attention/isa.cpp
+
 // The order of dtypes is that of DType.
 extern const Table table;
 const Table table = {
@@ -35,6 +37,7 @@ const Table table = {
     },
     {packing<float>(&linear<float>), packing<double>(&linear<double>), packing<bfloat16>(),
      packing<float16>()},
+    &attention,
 };
 
 }  // namespace FASTRNN_ISA
