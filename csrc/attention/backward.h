@@ -105,7 +105,7 @@ struct TileGradient {
     const bool found = a.grad_found.data;
     if (!row.weighted && !found) {
       for (int64_t i = 0; i < keys; i += W) {
-        const V x = load(s + i), p = exp(x - lse);
+        const V x = load(s + i), p = exp_of_difference<C>(x - lse);
         store(s + i, p);
         V ds = seen(x, p * (load(d + i) - zero));
         if (capped && before_cap) ds *= load(slope + i);
@@ -119,7 +119,7 @@ struct TileGradient {
     V centre = V{}, spread = V{};
     const V numbers = lane_numbers<C>();
     for (int64_t i = 0; i < keys; i += W) {
-      const V x = load(s + i), p = exp(x - lse);
+      const V x = load(s + i), p = exp_of_difference<C>(x - lse);
       const V factor = row.weighted ? load(f + i) : broadcast<C>(1);
       const V extra = found ? load(g + i, int(min_of(W, keys - i))) : V{};
       const V da = logs ? load(d + i) : load(d + i) + extra;

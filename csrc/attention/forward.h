@@ -114,14 +114,14 @@ struct AttentionForward {
     const C shift = next == -kInfinity ? C(0) : next;  // nothing seen yet
     if (top != next) {
       C shrink = 0;
-      if (top != -kInfinity) shrink = exp(broadcast<C>(top - next))[0];
+      if (top != -kInfinity) shrink = exp_of_difference<C>(broadcast<C>(top - next))[0];
       total *= shrink;
       for (int64_t x = 0; x < width; x += W) store(o + x, load(o + x) * shrink);
       top = next;
     }
     V sum = V{};
     for (int64_t i = 0; i < keys; i += W) {
-      const V p = exp(load(s + i) - shift);
+      const V p = exp_of_difference<C>(load(s + i) - shift);
       sum += p;
       store(s + i, p);
     }
@@ -155,7 +155,7 @@ struct AttentionForward {
           V x = nothing;
           if (any && lse != -kInfinity) {
             x = load(s + i) - lse;
-            if (!logs) x = exp(x);
+            if (!logs) x = exp_of_difference<C>(x);
             if (!logs && row.weighted) x *= load(m.f + i);
           }
           store(to + i, x, int(min_of(W, keys - i)));

@@ -10,8 +10,8 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-// Queries and keys of a block. Keys come in 64s, as dropout's random bits do.
-constexpr int64_t kQueries = 64, kKeys = 64;
+// Queries and keys of a block. Keys come in whole 64s, as the random bits of dropout do.
+constexpr int64_t kQueries = 64, kKeys = 128;
 
 template <class T>
 inline T* at(const Heads& x, int64_t b, int64_t h, int64_t t = 0) {
@@ -22,21 +22,45 @@ inline T& at(const PerQuery& x, int64_t b, int64_t h, int64_t t) {
   return static_cast<T*>(x.data)[b * x.b + h * x.h + t * x.t];
 }
 
+// v with its lanes i and i ^ kBit exchanged.
+template <int kBit, class V, int... I>
+inline V swap_lanes(V v, Sequence<I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(v, v, (I ^ kBit)...);
+#else
+  using Lanes = decltype(v == v);
+  return __builtin_shuffle(v, Lanes{(I ^ kBit)...});
+#endif
+}
+
+// All lanes taken together, in every lane: pairs, pairs of pairs, and so on.
+template <class C, int kBit = kLanes<C> / 2, class Take>
+inline Vec<C> all_lanes(Vec<C> v, Take&& take) {
+  if constexpr (kBit == 0) {
+    return v;
+  } else {
+    const Vec<C> other = swap_lanes<kBit>(v, typename MakeSequence<kLanes<C>>::type{});
+    return all_lanes<C, kBit / 2>(take(v, other), take);
+  }
+}
 template <class C>
 inline C sum_lanes(Vec<C> v) {
-  C lanes[kLanes<C>];
-  store(lanes, v);
-  C sum = 0;
-  for (int i = 0; i < kLanes<C>; ++i) sum += lanes[i];
-  return sum;
+  return all_lanes<C>(v, [](Vec<C> a, Vec<C> b) { return a + b; })[0];
 }
 template <class C>
 inline C max_lanes(Vec<C> v) {
-  C lanes[kLanes<C>];
-  store(lanes, v);
-  C top = lanes[0];
-  for (int i = 1; i < kLanes<C>; ++i) top = lanes[i] > top ? lanes[i] : top;
-  return top;
+  return all_lanes<C>(v, [](Vec<C> a, Vec<C> b) { return a > b ? a : b; })[0];
+}
+
+// e^x for x at most a little above zero, as in a softmax: what would be denormal is zero. The
+// general one, in ../math.h, costs half as much again, and a call.
+template <class C>
+inline __attribute__((always_inline)) Vec<C> exp_of_difference(Vec<C> x) {
+  constexpr C kLowest = sizeof(C) == 4 ? C(-87.3) : C(-708.3);
+  Vec<C> n;
+  typename VecOf<C>::ints bits;
+  const Vec<C> e = reduced_expm1<C>(x, n, bits) + 1;
+  return x < kLowest ? Vec<C>{} : e * power_of_two<C>(bits);
 }
 
 template <class C>
@@ -139,7 +163,7 @@ struct Row {
       V x = broadcast<C>(1);
       if (a.centre.data) {
         const V z = distance(numbers, k0 + i) * spread;
-        x = exp(z * z * C(-0.5));
+        x = exp_of_difference<C>(z * z * C(-0.5));
       }
       if (a.threshold != 0) {
         if (i % 64 == 0)
