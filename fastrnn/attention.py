@@ -77,9 +77,7 @@ def _backward(
         grad_out = torch.zeros_like(out)
     extra = [grad for grad in grad_found if grad is not None]
     with_mask = bool(needs[Inputs._fields.index("mask")])
-    gradients = _attention_backward(
-        *inputs, out, lse, found, grad_out, grad_lse, extra, with_mask
-    )
+    gradients = _attention_backward(*inputs, out, lse, found, grad_out, grad_lse, extra, with_mask)
     return _place(inputs, gradients, with_mask)
 
 
@@ -117,7 +115,7 @@ def _backward_twice(
         upstream["lse"] = grad_lse
 
     def first(values: dict[str, Tensor], upstream: dict[str, Any]) -> list[Tensor]:
-        return _reference_backward(inputs._replace(**values), upstream, with_mask)
+        return _reference_backward(inputs.replace(**values), upstream, with_mask)
 
     values = {name: getattr(inputs, name) for name in names}
     gradients, pull, *_ = torch.func.vjp(first, values, upstream)
@@ -136,14 +134,12 @@ def _is_number(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.is_floating_point()
 
 
-def _reference_backward(
-    inputs: Inputs, upstream: dict[str, Any], with_mask: bool
-) -> list[Tensor]:
+def _reference_backward(inputs: Inputs, upstream: dict[str, Any], with_mask: bool) -> list[Tensor]:
     """What a backend's backward returns, by differentiating the reference."""
     names = _names(inputs, with_mask)
 
     def run(values: dict[str, Tensor]) -> dict[str, Any]:
-        out, lse, found = reference_attention.attention(inputs._replace(**values))
+        out, lse, found = reference_attention.attention(inputs.replace(**values))
         results: dict[str, Any] = {"out": out, "found": found if upstream["found"] else []}
         return results | {"lse": lse} if "lse" in upstream else results
 
@@ -155,7 +151,7 @@ def _reference_backward(
 _ARGUMENTS = (
     "str kind, Tensor query, Tensor key, Tensor value, Tensor? vector, Tensor? mask,"
     " Tensor? first, Tensor? last, Tensor? centre, Tensor? width, Tensor? seed,"
-    " float scale, float softcap, float dropout_p, int extra"
+    " int drawn_heads, float scale, float softcap, float dropout_p, int extra"
 )
 _attention = operators.define(
     f"attention({_ARGUMENTS}) -> (Tensor, Tensor, Tensor[])",

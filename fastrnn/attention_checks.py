@@ -6,6 +6,7 @@ on the CPU and outside of tracing; a kernel cuts what it is given to the keys th
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -101,7 +102,9 @@ def check_inputs(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) ->
 
 def _name(tensor: Tensor) -> str:
     name = str(tensor.dtype).removeprefix("torch.")
-    return {"float32": "float", "float64": "double", "int32": "int", "int64": "long"}.get(name, name)
+    return {"float32": "float", "float64": "double", "int32": "int", "int64": "long"}.get(
+        name, name
+    )
 
 
 def check_mask(mask: Tensor, query: Tensor, shape: tuple[int, ...]) -> None:
@@ -122,7 +125,9 @@ def check_mask(mask: Tensor, query: Tensor, shape: tuple[int, ...]) -> None:
         )
     extra = mask.dim() - len(shape)
     if extra > 0 and any(size != 1 for size in mask.shape[:extra]):
-        raise RuntimeError(f"Expected attn_mask broadcastable to {list(shape)}, got {list(mask.shape)}")
+        raise RuntimeError(
+            f"Expected attn_mask broadcastable to {list(shape)}, got {list(mask.shape)}"
+        )
     for i in range(1, min(mask.dim(), len(shape)) + 1):
         if mask.shape[-i] not in (1, shape[-i]):
             raise RuntimeError(
@@ -146,9 +151,7 @@ def check_options(
                 f"attention(): argument '{name}' must be float, not {type(value).__name__}"
             )
     if not 0 <= dropout_p <= 1:
-        raise RuntimeError(
-            f"dropout probability has to be between 0 and 1, but got {dropout_p}"
-        )
+        raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {dropout_p}")
     if softcap is not None and not 0 < softcap < math.inf:
         raise ValueError(f"softcap should be a positive number or None, got: {softcap}")
     if alignment not in ("top_left", "bottom_right"):
@@ -225,7 +228,7 @@ def check_cu_seqlens(name: str, starts: Tensor, limit: int, query: Tensor) -> No
         numbers = starts.tolist()
         if numbers[0] != 0:
             raise ValueError(f"{name} should start with 0, got {numbers[0]}")
-        if any(a > b for a, b in zip(numbers, numbers[1:], strict=False)):
+        if any(a > b for a, b in itertools.pairwise(numbers)):
             raise ValueError(f"{name} should be in ascending order, got {numbers}")
         if numbers[-1] > limit:
             raise ValueError(

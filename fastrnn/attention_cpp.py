@@ -57,7 +57,9 @@ def _mask(inputs: Inputs) -> tuple[Tensor | None, int, tuple[int, ...]]:
     if mask.dtype != torch.bool:
         mask = mask.to(inputs.query.dtype)
     mask = _dense(mask)
-    strides = [0 if size == 1 else step for size, step in zip(mask.shape, mask.stride(), strict=True)]
+    strides = [
+        0 if size == 1 else step for size, step in zip(mask.shape, mask.stride(), strict=True)
+    ]
     return mask, 1 if mask.dtype == torch.bool else 2, (mask.data_ptr(), *strides)
 
 
@@ -85,6 +87,7 @@ class _Call:
             mask_layout,
             [_four(each) for each in ranges],
             seed,
+            max(inputs.drawn_heads, 1),
             philox.threshold(p),
             1 / (1 - p) if p < 1 else 0.0,
             inputs.scale,

@@ -24,7 +24,7 @@ def _fold_one(tensor: Tensor, dim: int | None, size: int) -> Tensor:
 
 def _fold(size: int, in_dims: Sequence[Any], arguments: Sequence[Any], batch: int) -> list[Any]:
     """The `Inputs` of one call."""
-    inputs, dims = Inputs(*arguments), Inputs(*in_dims)
+    inputs, dims = Inputs(*arguments), Inputs(*in_dims)  # dims: an int, or None, for each
     if dims.seed is not None:
         raise ValueError("vmap over the seed of dropout is not possible: one must serve all")
     folded: dict[str, Tensor] = {}
@@ -32,18 +32,15 @@ def _fold(size: int, in_dims: Sequence[Any], arguments: Sequence[Any], batch: in
         tensor = getattr(inputs, name)
         if tensor is not None:
             folded[name] = _fold_one(tensor, getattr(dims, name), size)
-    mask = inputs.mask
-    if mask is not None:
-        dim = dims.mask
-        own = mask if dim is None else mask.movedim(dim, 0)
-        sizes = list(own.shape[-4:])
-        own = own.expand(size, batch, *sizes[1:]) if dim is not None else own.unsqueeze(0)
-        folded["mask"] = own.expand(size, batch, *sizes[1:]).flatten(0, 1)
-    return list(inputs._replace(**folded))
+    mask_dim: Any = dims.mask
+    if inputs.mask is not None:
+        mask = inputs.mask.unsqueeze(0) if mask_dim is None else inputs.mask.movedim(mask_dim, 0)
+        folded["mask"] = mask.expand(size, batch, *mask.shape[2:]).flatten(0, 1)
+    return list(inputs.replace(**folded))
 
 
 def _batch(query: Tensor, dim: int | None) -> int:
-    return [size for d, size in enumerate(query.shape) if d != dim][0]
+    return next(size for d, size in enumerate(query.shape) if d != dim)
 
 
 def _unfold(tensor: Tensor, size: int, batch: int) -> Tensor:

@@ -27,9 +27,9 @@ class Backend(NamedTuple):
     def why_not(
         self, spec: CellSpec | ScoreSpec, device: torch.device, dtype: torch.dtype
     ) -> str | None:
-        if self.name == "cpp" and isinstance(spec, ScoreSpec):
-            return attention_cpp.why_not(spec.kind, device, dtype)
         if self.name == "cpp":
+            if isinstance(spec, ScoreSpec):
+                return attention_cpp.why_not(spec.kind, device, dtype)
             return cpp.why_not(spec, device, dtype)
         if self.name == "triton":
             return "its kernels are not written yet"
@@ -114,7 +114,7 @@ def choose(
 
 
 def report() -> list[tuple[str, str, str | None]]:
-    """For each cell, score and backend: why it is off on its own device in float32, None if it is on."""
+    """For each op and backend: why it is off on its own device in float32, None if it is on."""
     rows = []
     specs: dict[str, CellSpec | ScoreSpec] = {**CELLS}
     specs |= {f"attention: {name}": spec for name, spec in SCORES.items()}

@@ -20,6 +20,11 @@ from .scores import ScoreSpec
 
 __all__ = ["attention", "pointer_log_probs", "pointer_nll"]
 
+# Of `attention`'s options those that bear on the weights.
+_POINTER_OPTIONS = (
+    "attn_mask", "is_causal", "scale", "enable_gqa", "score", "causal_alignment", "window",
+    "lengths_q", "lengths_k", "cu_seqlens_q", "cu_seqlens_k", "softcap",
+)  # fmt: skip
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -199,9 +204,7 @@ def pointer_nll(
 
 
 def _pointer(query: Tensor, key: Tensor, extra: int, options: dict[str, Any]) -> _Call:
-    names = ("attn_mask", "is_causal", "scale", "enable_gqa", "score", "causal_alignment",
-             "window", "lengths_q", "lengths_k", "cu_seqlens_q", "cu_seqlens_k", "softcap")  # fmt: skip
-    given = {name: options.pop(name) for name in names if name in options}
+    given = {name: options.pop(name) for name in _POINTER_OPTIONS if name in options}
     checks.check_tensors({"query": query, "key": key})
     value = key.new_empty(*key.shape[:-1], 0)  # nothing is summed: the scores alone count
     return prepare(
@@ -361,6 +364,7 @@ def prepare(
     inputs = Inputs(
         spec.kind, query, key, value, vector, mask, first, last, centre, width,
         seed if dropout_p > 0 and isinstance(seed, Tensor) else None,
+        batch * heads,
         float(spec.scale(size) if scale is None else scale), float(softcap or 0.0),
         float(dropout_p), extra,
     )  # fmt: skip
@@ -395,7 +399,7 @@ def _four_dimensions(
     The first of three dimensions is the batch, or the heads where it has to be them.
     """
     rank = max(query.dim(), key.dim(), value.dim())
-    own = None
+    own: tuple[int, ...] | None = None
     tensors = []
     for tensor in (query, key, value):
         while tensor.dim() < min(rank, 4):
@@ -504,4 +508,3 @@ def _wrap(seed: int) -> int:
     """Any number as the int64 of the same 64 bits."""
     seed &= 2**64 - 1
     return seed - 2**64 if seed >= 2**63 else seed
-

@@ -1,7 +1,8 @@
 """Random bits of dropout, from a counter: Philox4x32-10, so that every backend draws one mask.
 
 The bits of a weight depend on nothing but the seed and on where the weight stands. Weight
-``(n, t, s)``, of head n (``b*H + h``), query t and key s, takes word ``w`` of the block with
+``(n, t, s)``, of head n (``b*H + h``, modulo ``drawn_heads``), query t and key s, takes word
+``w`` of the block with
 
     counter = (16 * (s // 64) + s % 16, t, n, 0),  w = (s // 16) % 4,
     key     = (low 32 bits of the seed, high 32 bits).
@@ -44,15 +45,17 @@ def threshold(probability: float) -> int:
     return round(probability * 2**32)
 
 
-def kept(seed: Tensor, probability: float, shape: tuple[int, int, int, int]) -> Tensor:
+def kept(
+    seed: Tensor, probability: float, shape: tuple[int, int, int, int], drawn_heads: int
+) -> Tensor:
     """Which weights of ``[B, H, Tq, Tk]`` dropout keeps, as bool."""
     batch, heads, queries, keys = shape
     device = seed.device
     s = torch.arange(-(-keys // 64) * 16, device=device)
     t = torch.arange(queries, device=device).unsqueeze(1)
-    n = torch.arange(batch * heads, device=device).view(batch, heads, 1, 1)
+    n = torch.arange(batch * heads, device=device).view(batch, heads, 1, 1) % max(drawn_heads, 1)
     counter = torch.broadcast_tensors(s, t, n, torch.zeros_like(s))
-    words = torch.stack(philox(counter, seed), -1)  # type: ignore[arg-type]
+    words = torch.stack(philox(counter, seed), -1)
     # [..., chunk of 64, lane, word] -> keys in order
     bits = words.unflatten(-2, (-1, 16)).transpose(-1, -2).flatten(-3)[..., :keys]
     return bits >= threshold(probability)

@@ -10,7 +10,7 @@ it), ``Tq`` queries, ``Tk`` keys, ``E`` the width of queries and keys, ``Ev`` of
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ class Inputs(NamedTuple):
         centre, width: ``[B, H, Tq]`` in the accumulation dtype: the weights are multiplied,
             after the softmax, by ``exp(-(s - centre)^2 / (2 width^2))``.
         seed: int64 scalar, for dropout (see `fastrnn.philox`).
+        drawn_heads: dropout draws for heads ``b*H + h`` modulo this, so that of many calls made
+            into one, by vmap, each draws as it would alone.
         scale: of the scores.
         softcap: c > 0: the score becomes ``c tanh(score / c)``, before the mask; 0: not.
         dropout_p: the probability with which a weight is dropped.
@@ -53,10 +55,14 @@ class Inputs(NamedTuple):
     centre: Tensor | None
     width: Tensor | None
     seed: Tensor | None
+    drawn_heads: int
     scale: float
     softcap: float
     dropout_p: float
     extra: int
+
+    def replace(self, **values: Any) -> Inputs:
+        return self._replace(**values)
 
 
 def attention(inputs: Inputs) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -71,7 +77,7 @@ def attention(inputs: Inputs) -> tuple[Tensor, Tensor, list[Tensor]]:
     dtype = inputs.query.dtype
     wide = accumulation_dtype(dtype)
     out, lse, found = formula(
-        inputs._replace(**{name: _to(getattr(inputs, name), wide) for name in _NUMBERS})
+        inputs.replace(**{name: _to(getattr(inputs, name), wide) for name in _NUMBERS})
     )
     return out.to(dtype), lse, [tensor.to(dtype) for tensor in found]
 
@@ -93,7 +99,7 @@ def formula(inputs: Inputs) -> tuple[Tensor, Tensor, list[Tensor]]:
         by_key = seen.any(2).unflatten(1, (key.shape[1], -1)).any(2).unsqueeze(-1)
         key, value = key.where(by_key, 0), value.where(by_key, 0)
         query = query.where(seen.any(3).unsqueeze(-1), 0)
-    score = scores(inputs._replace(query=query, key=key))
+    score = scores(inputs.replace(query=query, key=key))
     if inputs.mask is not None:
         if inputs.mask.dtype == torch.bool:
             score = score.masked_fill(~inputs.mask, -torch.inf)
@@ -120,7 +126,7 @@ def formula(inputs: Inputs) -> tuple[Tensor, Tensor, list[Tensor]]:
         weights = weights * torch.exp(-0.5 * distance * distance).to(weights.dtype)
     if inputs.dropout_p > 0:
         assert inputs.seed is not None
-        kept = philox.kept(inputs.seed, inputs.dropout_p, tuple(score.shape))  # type: ignore[arg-type]
+        kept = philox.kept(inputs.seed, inputs.dropout_p, tuple(score.shape), inputs.drawn_heads)  # type: ignore[arg-type]
         rescale = 1 / (1 - inputs.dropout_p) if inputs.dropout_p < 1 else 0.0
         weights = torch.where(kept, weights * rescale, 0)
     out = weights @ _spread(value, query.shape[1])

@@ -48,7 +48,9 @@ struct Common {
   int mask_kind;
   std::array<int64_t, 5> mask;       // address and four strides
   std::array<Four, 4> per_query;     // first, last, centre, width
-  uint64_t seed, threshold;
+  uint64_t seed;
+  int64_t drawn_heads;
+  uint64_t threshold;
   double keep_scale, scale, softcap;
   int extra;
 
@@ -61,7 +63,7 @@ struct Common {
     a.mask = {address<void>(mask[0]), MaskKind(mask_kind), mask[1], mask[2], mask[3], mask[4]};
     a.first = ::per_query(per_query[0]), a.last = ::per_query(per_query[1]);
     a.centre = ::per_query(per_query[2]), a.width = ::per_query(per_query[3]);
-    a.seed = seed, a.threshold = threshold, a.keep_scale = keep_scale;
+    a.seed = seed, a.drawn_heads = drawn_heads, a.threshold = threshold, a.keep_scale = keep_scale;
     a.scale = scale, a.softcap = softcap, a.extra = Extra(extra);
     return a;
   }
@@ -120,9 +122,10 @@ void bind_attention(py::module_& m) {
   py::class_<Common>(m, "AttentionCall")
       .def(py::init([](const Sizes& sizes, const std::array<Four, 3>& inputs, const Four& vector,
                        int mask_kind, const std::array<int64_t, 5>& mask,
-                       const std::array<Four, 4>& per_query, uint64_t seed, uint64_t threshold,
+                       const std::array<Four, 4>& per_query, uint64_t seed, int64_t drawn_heads,
+                       uint64_t threshold,
                        double keep_scale, double scale, double softcap, int extra) {
-        return Common{sizes,     inputs,     vector, mask_kind, mask,  per_query, seed,
+        return Common{sizes,     inputs,     vector, mask_kind, mask,  per_query, seed, drawn_heads,
                       threshold, keep_scale, scale,  softcap,   extra};
       }));
   m.def("attention_forward", &forward);

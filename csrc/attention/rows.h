@@ -167,7 +167,7 @@ struct Row {
       }
       if (a.threshold != 0) {
         if (i % 64 == 0)
-          random_bits(a.seed, uint32_t(b * a.H + h), uint32_t(t), uint32_t((k0 + i) / 64), bits);
+          random_bits(a.seed, uint32_t((b * a.H + h) % a.drawn_heads), uint32_t(t), uint32_t((k0 + i) / 64), bits);
         C keep[W];
         for (int lane = 0; lane < W; ++lane)
           keep[lane] = bits[i % 64 + lane] >= a.threshold ? C(a.keep_scale) : C(0);

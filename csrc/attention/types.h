@@ -41,6 +41,7 @@ struct AttentionArgs {
   PerQuery first, last;  // int32
   PerQuery centre, width, lse;
   uint64_t seed = 0;
+  int64_t drawn_heads = 1;  // heads are numbered modulo this for it
   uint64_t threshold = 0;  // random bits below it drop a weight
   double keep_scale = 1;   // what kept weights are multiplied with
   double scale = 1, softcap = 0;

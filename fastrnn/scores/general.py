@@ -17,6 +17,4 @@ def prepare(query: Tensor, key: Tensor, operands: Mapping[str, Any]) -> Pair:
     return query @ operands["weight"], key, None
 
 
-SPEC = ScoreSpec(
-    "general", "dot", prepare, check, operands=("weight",), required=("weight",)
-)
+SPEC = ScoreSpec("general", "dot", prepare, check, operands=("weight",), required=("weight",))
