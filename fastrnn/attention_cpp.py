@@ -110,6 +110,8 @@ def results(inputs: Inputs) -> tuple[Tensor, Tensor, list[Tensor]]:
 def attention(inputs: Inputs) -> tuple[Tensor, Tensor, list[Tensor]]:
     """As `fastrnn.reference_attention.attention`."""
     out, lse, found = results(inputs)
+    if lse.numel() == 0:
+        return out, lse, found
     call = _Call(inputs)
     _C.attention_forward(
         inputs.kind,
@@ -154,6 +156,8 @@ def attention_backward(
 ) -> list[Tensor]:
     """The gradients of `gradients`."""
     grads = gradients(inputs, with_mask)
+    if lse.numel() == 0:
+        return [grad.zero_() for grad in grads]
     call = _Call(inputs)
     batch, heads, kv_heads, queries, keys, width, _ = call.sizes
     wide, dtype = lse.dtype, cpp._DTYPES[inputs.query.dtype]

@@ -317,6 +317,9 @@ def prepare(
     if centre is not None and width is None and (before is None or before != after or not before):
         raise ValueError("centre without width needs a window of one positive number")
 
+    if operands.get("location") is not None and max(query.dim(), key.dim()) == 3:
+        if not (enable_gqa or packed) and operands["location"].dim() == 3:
+            operands = {**operands, "location": operands["location"].unsqueeze(1)}
     query, key, value, heads_first = _four_dimensions(query, key, value, enable_gqa or packed)
     spec.check(query, key, operands)
     shape = query.shape

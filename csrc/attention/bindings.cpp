@@ -55,6 +55,7 @@ struct Common {
   int extra;
 
   AttentionArgs read() const {
+    if (sizes[2] < 1 || sizes[1] % sizes[2]) throw std::invalid_argument("heads do not divide");
     AttentionArgs a;
     a.B = sizes[0], a.H = sizes[1], a.Hk = sizes[2], a.Tq = sizes[3], a.Tk = sizes[4];
     a.E = sizes[5], a.Ev = sizes[6];

@@ -181,11 +181,12 @@ class MultiheadAttention(nn.MultiheadAttention):
                     )
                 mask = attn_mask.unflatten(0, (batch, self.num_heads))
         if key_padding_mask is not None:
-            if key_padding_mask.shape != (batch, keys):
-                raise AssertionError(
-                    f"Expected key_padding_mask.shape of {(batch, keys)}, but got "
-                    f"{key_padding_mask.shape}"
-                )
+            for dim, size in enumerate((batch, keys)):
+                if key_padding_mask.shape[dim] != size:
+                    raise AssertionError(
+                        f"Expected key_padded_mask.shape[{dim}] to be {size}, but got "
+                        f"{key_padding_mask.shape[dim]}"
+                    )
             mask = _merge(mask, key_padding_mask[:, None, None, :])
         if mask is None:
             return None, causal
