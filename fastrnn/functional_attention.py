@@ -415,20 +415,9 @@ def _four_dimensions(
             tensor = tensor.unsqueeze(0)
         tensors.append(tensor)
     query, key, value = tensors
-    kept = 4 if heads_first else 3  # heads may differ where they are grouped
     grouped = heads_first and query.shape[-3] != key.shape[-3]
-    try:
-        batch = torch.broadcast_shapes(*(t.shape[:-3] for t in tensors))
-        heads = (
-            [t.shape[-3] for t in tensors]
-            if grouped
-            else [*torch.broadcast_shapes(*(t.shape[-3:-2] for t in tensors))] * 3
-        )
-    except RuntimeError:
-        _refuse_broadcast(tensors, kept)
-    query, key, value = (
-        t.expand(*batch, h, *t.shape[-2:]) for t, h in zip(tensors, heads, strict=True)
-    )
+    if grouped or not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:
+        query, key, value = _broadcast(query, key, value, grouped)
     if rank == 2:
         own = ()
     elif rank == 3:
@@ -436,16 +425,27 @@ def _four_dimensions(
     return query, key, value, own
 
 
-def _refuse_broadcast(tensors: list[Tensor], kept: int) -> None:
-    query, key, value = tensors
-    for other in (key, value):
-        for dim, (a, b) in enumerate(zip(query.shape[:-2], other.shape[:-2], strict=True)):
-            if a != b and 1 not in (a, b):
-                raise RuntimeError(
-                    f"The size of tensor a ({a}) must match the size of tensor b ({b}) at "
-                    f"non-singleton dimension {dim}"
-                )
-    raise RuntimeError("The leading sizes of key and value do not match")
+def _broadcast(query: Tensor, key: Tensor, value: Tensor, grouped: bool) -> tuple[Tensor, ...]:
+    """With leading sizes broadcast to one another, but for heads that are grouped."""
+    tensors = (query, key, value)
+    try:
+        batch = torch.broadcast_shapes(*(t.shape[:-3] for t in tensors))
+        heads = torch.broadcast_shapes(*(t.shape[-3:-2] for t in (tensors[grouped:])))
+    except RuntimeError:
+        for other in (key, value):
+            pairs = zip(query.shape[:-2], other.shape[:-2], strict=True)
+            for dim, (a, b) in enumerate(pairs):
+                if a != b and 1 not in (a, b):
+                    raise RuntimeError(
+                        f"The size of tensor a ({a}) must match the size of tensor b ({b}) at "
+                        f"non-singleton dimension {dim}"
+                    ) from None
+        raise RuntimeError("The leading sizes of key and value do not match") from None
+    own = query.shape[-3:-2] if grouped else heads
+    return tuple(
+        t.expand(*batch, *h, *t.shape[-2:])
+        for t, h in zip(tensors, (own, heads, heads), strict=True)
+    )
 
 
 def _mask(

@@ -32,6 +32,7 @@ struct Additive {
   using C = typename Wide<S>::type;
   using V = Vec<C>;
   static constexpr int W = kLanes<C>;
+  static constexpr bool kScoresOfFew = false;  // keys are used as often as there are e
   static constexpr C kPairsFrom = C(0.25), kPairsTo = sizeof(C) == 4 ? C(22) : C(176);
 
   const int64_t E, padded;     // E in whole vectors; padding has vector_e = 0
@@ -149,9 +150,13 @@ struct Additive {
 
   template <bool kPaired>
   void backward_blocks(int64_t queries, int64_t keys, const C* ds, C* dq, int64_t dq_step, C* dk) {
+    // Sums over many pairs go by way of sums over few, for rounding grows with a sum's length.
     C all = 0;
-    for (int64_t r = 0; r < queries; ++r)
-      for (int64_t k = 0; k < keys; ++k) all += ds[r * kKeys + k];
+    for (int64_t r = 0; r < queries; ++r) {
+      C row = 0;
+      for (int64_t k = 0; k < keys; ++k) row += ds[r * kKeys + k];
+      all += row;
+    }
     for (int64_t e = 0; e < padded; e += W) {
       V sums = V{};  // of ds r where paired, else of ds tanh
       int64_t r = 0;
@@ -164,7 +169,7 @@ struct Additive {
   template <bool kPaired, int R>
   inline void backward_rows(int64_t r, int64_t keys, int64_t e, const C* ds, C* dq,
                             int64_t dq_step, C* dk, V& sums) {
-    V q[R], acc[R];
+    V q[R], acc[R], some = V{};
     for (int i = 0; i < R; ++i) {
       q[i] = load((kPaired ? query_exp : query) + (r + i) * padded + e);
       acc[i] = V{};
@@ -183,7 +188,7 @@ struct Additive {
           const V r1 = both * x2, r2 = both * x1;
           const V ds1 = r1 * d[i * kKeys + k], ds2 = r2 * d[i * kKeys + k + 1];
           const V u1 = ds1 - ds1 * r1, u2 = ds2 - ds2 * r2;
-          sums += ds1 + ds2;
+          some += ds1 + ds2;
           acc[i] += u1 + u2;
           sum1 += u1, sum2 += u2;
         }
@@ -199,14 +204,15 @@ struct Additive {
         const C g = d[i * kKeys + k];
         if constexpr (kPaired) {
           const V r1 = reciprocal(ke * q[i] + 1), ds1 = r1 * g, u = ds1 - ds1 * r1;
-          sums += ds1, acc[i] += u, sum1 += u;
+          some += ds1, acc[i] += u, sum1 += u;
         } else {
           const V y = tanh(ke + q[i]), u = g - y * y * g;
-          sums += y * g, acc[i] += u, sum1 += u;
+          some += y * g, acc[i] += u, sum1 += u;
         }
       }
       store(dk + k * padded + e, load(dk + k * padded + e) + (kPaired ? 4 : 1) * sum1);
     }
+    sums += some;
     for (int i = 0; i < R; ++i) {
       C* to = dq + (r + i) * dq_step + e;
       store(to, load(to) + (kPaired ? 4 : 1) * acc[i]);

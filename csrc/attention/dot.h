@@ -13,6 +13,7 @@ struct Dot {
   using Op = Operands<S>;
   using T = typename Op::T;
   static constexpr int W = kLanes<C>;
+  static constexpr bool kScoresOfFew = true;
 
   const int64_t E, depth, padded;  // E in units, E in whole vectors
   T *query, *key;              // [q][depth]; [depth][kKeys]
@@ -45,6 +46,25 @@ struct Dot {
     matmul<C, T>(queries, round_up(keys, W), depth, query, depth, 1, key, kKeys, s, kKeys, false);
   }
 
+  // The same from keys as they lie, for few queries. Bound: the keys' bytes.
+  static void scores_of_few(const RowBlock<S>& q, const RowBlock<S>& k, C* s) {
+    for (int64_t k0 = 0; k0 < k.count; k0 += W)
+      for (int64_t r = 0; r < q.count; ++r) {
+        // A vector of partial sums a key; transposed, their sum is a vector of scores.
+        Vec<C> sums[W];
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) {
+          const S* row = k0 + i < k.count ? k.row(k0 + i) : nullptr;
+          sums[i] = row ? dot(q.data + r * q.step, row, q.width) : Vec<C>{};
+        }
+        transpose<C>(sums);
+        Vec<C> total = sums[0];
+#pragma GCC unroll 16
+        for (int i = 1; i < W; ++i) total += sums[i];
+        store(s + r * kKeys + k0, total);
+      }
+  }
+
   // Adds to dq[queries][dq_step] and dk[keys][padded] what ds[queries][kKeys] brings them.
   // 4 queries keys E operations.
   void backward(int64_t queries, int64_t keys, const C* ds, C* dq, int64_t dq_step, C* dk) {
@@ -61,6 +81,22 @@ struct Dot {
   // What the sums of `backward` still lack.
   void finish(C*) const {}
   void grad_vector(C*) const {}
+
+ private:
+  // The products' sums lane by lane.
+  static inline Vec<C> dot(const S* q, const S* k, int64_t width) {
+    Vec<C> even{}, odd{};
+    int64_t x = 0;
+    for (; x + 2 * W <= width; x += 2 * W) {
+      even += load(q + x) * load(k + x);
+      odd += load(q + x + W) * load(k + x + W);
+    }
+    for (; x < width; x += W) {
+      const int n = int(min_of(W, width - x));
+      even += load(q + x, n) * load(k + x, n);
+    }
+    return even + odd;
+  }
 };
 
 }  // namespace FASTRNN_ISA

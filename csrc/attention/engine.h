@@ -6,6 +6,7 @@
 //   scores(queries, keys, s): s[queries][kKeys], without the scale;
 //   backward(queries, keys, ds, dq, dq_step, dk): adds to sums of the queries and the keys;
 //   finish(row): makes a gradient of such a sum's row;
+//   kScoresOfFew, scores_of_few(queries, keys, s): whether it can do without packing, and that;
 //   grad_vector(to): adds what the last `backward` brings the vector.
 #pragma once
 

@@ -77,19 +77,33 @@ struct AttentionForward {
     const int64_t h = task / blocks(a) % a.H, b = task / blocks(a) / a.H;
     const KeyRange seen = keys_seen<S>(a, b, h, t0, t1);
     m.score.set_head(a, b, h);
-    m.score.set_queries(queries_of<S>(a.query, a.E, b, h, t0, t1), false);
+    const RowBlock<S> q = queries_of<S>(a.query, a.E, b, h, t0, t1);
+    const bool few = a.Tq <= kFewQueries;
+    const bool unpacked = few && Score<S>::kScoresOfFew;
+    if (!unpacked || a.extra != Extra::kNone) m.score.set_queries(q, false);
     for (int64_t r = 0; r < queries; ++r) {
       m.top[r] = -kInfinity, m.total[r] = 0;
       for (int64_t x = 0; x < m.width; x += W) store(m.o + r * m.width + x, V{});
     }
     for (int64_t k0 = seen.first / kKeys * kKeys; k0 < seen.last; k0 += kKeys) {
       const int64_t keys = min_of(kKeys, a.Tk - k0), columns = round_up(keys, W);
-      m.score.set_keys(keys_of<S>(a, a.key, a.E, b, h, k0, keys, seen), false);
-      m.score.scores(queries, keys, m.s);
+      const RowBlock<S> k = keys_of<S>(a, a.key, a.E, b, h, k0, keys, seen);
+      if constexpr (Score<S>::kScoresOfFew) {
+        if (unpacked) Score<S>::scores_of_few(q, k, m.s);
+      }
+      if (!unpacked) {
+        m.score.set_keys(k, false);
+        m.score.scores(queries, keys, m.s);
+      }
       for (int64_t r = 0; r < queries; ++r)
         weigh(Row<S>(a, b, h, t0 + r), k0, keys, m.s + r * kKeys, m.f, m.top[r], m.total[r],
               m.o + r * m.width, m.width);
-      Op::right_rows(keys_of<S>(a, a.value, a.Ev, b, h, k0, keys, seen), m.value, m.width);
+      const RowBlock<S> v = keys_of<S>(a, a.value, a.Ev, b, h, k0, keys, seen);
+      if (few) {
+        for (int64_t r = 0; r < queries; ++r) add_values(v, m.s + r * kKeys, m.o + r * m.width);
+        continue;
+      }
+      Op::right_rows(v, m.value, m.width);
       int64_t step_r, step_k;
       const T* left = Op::left_tile(m.s, kKeys, queries, columns, m.left, step_r, step_k);
       matmul<C, T>(queries, m.width, Op::units(keys), left, step_r, step_k, m.value, m.width, m.o,
@@ -129,6 +143,27 @@ struct AttentionForward {
     if (row.weighted) {
       row.factors(k0, keys, f);
       for (int64_t i = 0; i < keys; i += W) store(s + i, load(s + i) * load(f + i));
+    }
+  }
+
+  // o += weights . values, from values as they lie. Bound: their bytes.
+  static void add_values(const RowBlock<S>& v, const C* weights, C* o) {
+    constexpr int U = 4;
+    const int64_t from = max_of(v.from, 0), to = min_of(v.to, v.count);
+    int64_t x = 0;
+    for (; x + U * W <= v.width; x += U * W) {
+      V sum[U];
+      for (int u = 0; u < U; ++u) sum[u] = load(o + x + u * W);
+      for (int64_t k = from; k < to; ++k)
+#pragma GCC unroll 4
+        for (int u = 0; u < U; ++u) sum[u] += load(v.data + k * v.step + x + u * W) * weights[k];
+      for (int u = 0; u < U; ++u) store(o + x + u * W, sum[u]);
+    }
+    for (; x < v.width; x += W) {
+      const int n = int(min_of(W, v.width - x));
+      V sum = load(o + x);
+      for (int64_t k = from; k < to; ++k) sum += load(v.data + k * v.step + x, n) * weights[k];
+      store(o + x, sum);
     }
   }
 

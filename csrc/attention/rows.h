@@ -13,6 +13,9 @@ namespace FASTRNN_ISA {
 // Queries and keys of a block. Keys come in whole 64s, as the random bits of dropout do.
 constexpr int64_t kQueries = 64, kKeys = 128;
 
+// Up to so many queries a key is read too seldom for being packed first: one step of a decoder.
+constexpr int64_t kFewQueries = 4;
+
 template <class T>
 inline T* at(const Heads& x, int64_t b, int64_t h, int64_t t = 0) {
   return static_cast<T*>(x.data) + b * x.b + h * x.h + t * x.t;
