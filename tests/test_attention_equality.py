@@ -238,9 +238,9 @@ def test_scores(score, dtype):
     assert_equal(Case(dtype, score, 130, 70, options=options))
 
 
-# Around the tiles: 64 queries, 128 keys, vectors of 2 to 16, 6 rows.
+# Around the tiles: 128 queries, 128 keys, vectors of 2 to 16, 6 rows.
 SIZES = sorted({(1, 1), (1, 129), (2, 127), (6, 16), (7, 17), (63, 64), (64, 128), (65, 129),
-                (128, 1), (129, 257), (3, 600)})  # fmt: skip
+                (128, 1), (127, 128), (129, 257), (3, 600)})  # fmt: skip
 WIDTHS = ((1, 1), (3, 65), (16, 17), (33, 4), (64, 64), (96, 0))
 
 

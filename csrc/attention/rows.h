@@ -11,7 +11,7 @@ namespace fastrnn {
 namespace FASTRNN_ISA {
 
 // Queries and keys of a block. Keys come in whole 64s, as the random bits of dropout do.
-constexpr int64_t kQueries = 64, kKeys = 128;
+constexpr int64_t kQueries = 128, kKeys = 128;
 
 // Up to so many queries a key is read too seldom for being packed first: one step of a decoder.
 constexpr int64_t kFewQueries = 4;
