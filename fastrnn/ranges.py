@@ -44,6 +44,7 @@ def key_ranges(
     length_q: Tensor | int = queries
     length_k: Tensor | int = keys
     if cu_seqlens_q is not None and cu_seqlens_k is not None:
+        cu_seqlens_q, cu_seqlens_k = cu_seqlens_q.long(), cu_seqlens_k.long()
         sequence = torch.bucketize(t, cu_seqlens_q[1:], right=True)
         # Queries behind the last sequence belong to one more, which is empty.
         sizes_q = torch.nn.functional.pad(cu_seqlens_q.diff(), (0, 1))
@@ -76,8 +77,9 @@ def key_ranges(
             first = torch.maximum(first, position - before)
         if after is not None:
             last = torch.minimum(last, position + after + 1)
-    first = first + start
-    last = torch.maximum(last + start, first)
+    # Cut to the keys there are: numbers that nobody could check may be anything.
+    first = (first + start).clamp(0, keys)
+    last = torch.maximum((last + start).clamp(0, keys), first)
     last = torch.where(t < length_q, last, first)
     first, last = torch.broadcast_tensors(first, last)
     return _three(first), _three(last)

@@ -276,7 +276,8 @@ def test_packed_sequences(score):
 
 def test_packed_sequences_are_those_alone():
     q, k, v = torch.randn(2, 9, 8), torch.randn(2, 14, 8), torch.randn(2, 14, 6)
-    cu_q, cu_k = torch.tensor([0, 4, 4, 9]), torch.tensor([0, 6, 8, 14])
+    cu_q = torch.tensor([0, 4, 4, 9], dtype=torch.int32)
+    cu_k = torch.tensor([0, 6, 8, 14])
     out = F.attention(q, k, v, is_causal=True, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k)
     for (a, b), (c, d) in zip(
         itertools.pairwise(cu_q.tolist()), itertools.pairwise(cu_k.tolist()), strict=True
