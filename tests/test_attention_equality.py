@@ -13,7 +13,7 @@ import pytest
 import torch
 from equality import DTYPES, FLOOR_IN_ULPS, SEED, error, threads, use_isa
 
-from fastrnn import _C, functional_attention, reference_attention
+from fastrnn import _C, attention_call, reference_attention
 from fastrnn import functional as F
 
 ISAS = _C.isas()
@@ -127,7 +127,7 @@ def call_torch(tensors, options):
         "cu_seqlens_q": None, "cu_seqlens_k": None, "softcap": None,
     }  # fmt: skip
     seed = options.pop("seed", None)
-    call = functional_attention.prepare(
+    call = attention_call.prepare(
         *tensors, *(named | options).values(), operands, seed, int(weights)
     )
     out, found_lse, found = reference_attention.formula(call.inputs)
