@@ -216,7 +216,7 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
         for name, style in (("torch", "--"), ("fastrnn", "-")):
             lengths = [row["length"] for row in rows]
             per_head = [1e3 * row["seconds"][name] / row["heads"] for row in rows]
-            grown = [(row["memory"][name] or 0) / 2**20 / row["heads"] for row in rows]
+            grown = [max(row["memory"][name] or 0, 4096) / 2**20 / row["heads"] for row in rows]
             axes[0].plot(lengths, per_head, f"o{style}", label=f"{kind}, {name}")
             axes[1].plot(lengths, grown, f"o{style}", label=f"{kind}, {name}")
     for each, what in zip(axes, ("ms a head", "peak MiB a head"), strict=True):
