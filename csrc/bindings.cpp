@@ -17,6 +17,7 @@
 #endif
 
 #include "aligned.h"
+#include "attention/bindings.h"
 #include "dispatch.h"
 #include "parallel.h"
 #include "tensors.h"
@@ -384,6 +385,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("linear", &linear, py::call_guard<py::gil_scoped_release>());
   m.def("outer_of_rows", &outer_of_rows);
   m.def("outer_of_states", &outer_of_states);
+  bind_attention(m);
   m.def("ask_for_huge_pages", &ask_for_huge_pages, "For memory of many megabytes, not yet touched.");
   m.def("cells", &cells, "Names of the cells that have kernels.");
   m.def("cell_layout", &cell_layout, "Numbers of gates, states and saved vectors of a cell.");

@@ -32,6 +32,8 @@ constexpr Packing packing() {
   return found;
 }
 
+extern const AttentionTable attention;  // attention/isa.cpp
+
 // The order of dtypes is that of DType.
 extern const Table table;
 const Table table = {
@@ -43,6 +45,7 @@ const Table table = {
 #undef CELL
     },
     {packing<float>(), packing<double>(), packing<bfloat16>(), packing<float16>()},
+    &attention,
 };
 
 }  // namespace FASTRNN_ISA

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "attention/types.h"
+
 namespace fastrnn {
 
 enum class DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
@@ -146,6 +148,7 @@ struct Table {
   const char* name;
   Kernel kernels[kNumCells][kNumDTypes];
   Packing packing[kNumDTypes];
+  const AttentionTable* attention;
 };
 
 }  // namespace fastrnn

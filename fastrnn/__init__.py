@@ -1,6 +1,7 @@
-"""Fused recurrent layers for PyTorch, drop-in for `torch.nn`'s.
+"""Fused recurrent layers and attention for PyTorch, drop-in for `torch.nn`'s.
 
-`RNN`, `LSTM`, `GRU` and their cells are modules; `fastrnn.functional` is the same
+`RNN`, `LSTM`, `GRU`, their cells and `MultiheadAttention` are modules, with the attentions of
+recurrent models beside them; `fastrnn.functional` is the same
 without modules; `convert` and `to_torch` swap the layers of a whole model.
 """
 
@@ -10,7 +11,18 @@ import torch as _torch  # noqa: F401  # isort: skip
 from . import functional
 from .backends import use_backend
 from .convert import convert, to_torch
-from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .modules import (
+    GRU,
+    LSTM,
+    RNN,
+    Attention,
+    GRUCell,
+    LocalAttention,
+    LSTMCell,
+    MultiheadAttention,
+    PointerAttention,
+    RNNCell,
+)
 
 __version__ = "0.1.0"
 
@@ -18,8 +30,12 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Attention",
     "GRUCell",
     "LSTMCell",
+    "LocalAttention",
+    "MultiheadAttention",
+    "PointerAttention",
     "RNNCell",
     "convert",
     "functional",

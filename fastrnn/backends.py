@@ -13,20 +13,27 @@ from typing import NamedTuple
 
 import torch
 
-from . import cpp, gpu
+from . import attention_cpp, cpp, gpu
 from .cells import CELLS, CellSpec
+from .scores import SCORES, ScoreSpec
 
 
 class Backend(NamedTuple):
-    """A backend's name and its objection to serving a cell, None if it has none."""
+    """A backend's name and its objection to serving a cell or a score, None if it has none."""
 
     name: str
     devices: str
 
-    def why_not(self, spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | None:
+    def why_not(
+        self, spec: CellSpec | ScoreSpec, device: torch.device, dtype: torch.dtype
+    ) -> str | None:
         if self.name == "cpp":
+            if isinstance(spec, ScoreSpec):
+                return attention_cpp.why_not(spec.kind, device, dtype)
             return cpp.why_not(spec, device, dtype)
         if self.name == "triton":
+            if isinstance(spec, ScoreSpec):
+                return "its attention kernels are not written yet"
             return gpu.why_not(spec, device, dtype)
         return None
 
@@ -86,7 +93,9 @@ def requested(argument: str | None) -> str | None:
     return _from_environment
 
 
-def choose(spec: CellSpec, device: torch.device, dtype: torch.dtype, name: str | None) -> str:
+def choose(
+    spec: CellSpec | ScoreSpec, device: torch.device, dtype: torch.dtype, name: str | None
+) -> str:
     """The name of the backend that serves; ``name`` is the one asked for, if any.
 
     Raises:
@@ -109,9 +118,11 @@ def choose(spec: CellSpec, device: torch.device, dtype: torch.dtype, name: str |
 
 
 def report() -> list[tuple[str, str, str | None]]:
-    """For each cell and backend: why it is off on its own device in float32, None if it is on."""
+    """For each op and backend: why it is off on its own device in float32, None if it is on."""
     rows = []
-    for name, spec in CELLS.items():
+    specs: dict[str, CellSpec | ScoreSpec] = {**CELLS}
+    specs |= {f"attention: {name}": spec for name, spec in SCORES.items()}
+    for name, spec in specs.items():
         for backend in BACKENDS:
             device = torch.device("cuda" if backend.devices == "cuda" else "cpu")
             rows.append((name, backend.name, backend.why_not(spec, device, torch.float32)))

@@ -1,4 +1,4 @@
-"""Swap the recurrent layers of a whole model: torch's for these, and back."""
+"""Swap the layers of a whole model: torch's for these, and back."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ __all__ = ["convert", "to_torch"]
 Filter = Callable[[nn.Module, str], bool]
 Classes = Mapping[type[nn.Module], type[nn.Module]]
 
-_TO_FASTRNN: Classes = {getattr(nn, name): getattr(modules, name) for name in modules.__all__}
+_TO_FASTRNN: Classes = {
+    getattr(nn, name): getattr(modules, name) for name in modules.__all__ if hasattr(nn, name)
+}
 _TO_TORCH: Classes = {ours: theirs for theirs, ours in _TO_FASTRNN.items()}
 
 
 def convert(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
-    """Swap torch's RNN, LSTM, GRU and their cells for fastrnn's, in place, anywhere in a model.
+    """Swap torch's RNN, LSTM, GRU, their cells and MultiheadAttention for fastrnn's, in place.
 
     A new layer shares the old one's parameters, buffers, hooks and whatever else was set on
     it, and its training flag: optimizers, hook handles and state_dicts stay good. A layer
@@ -32,7 +34,7 @@ def convert(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     `torch.compile`: what was compiled keeps calling what it was compiled from.
 
     Args:
-        model: a module, possibly itself a recurrent layer.
+        model: a module, possibly itself such a layer.
         filter_fn: ``filter_fn(layer, qualified_name) -> bool`` says which layers to swap;
             names are those of ``model.named_modules()``, called once a layer. None: all.
 

@@ -29,14 +29,20 @@ _LARGE = 4 << 20  # bytes
 
 def why_not(spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | None:
     """The reason this backend cannot serve, None if it can."""
+    reason = why_not_at_all(device, dtype)
+    if reason is None and spec.name not in _CELLS:
+        return f"it has no kernel for the cell {spec.name!r}"
+    return reason
+
+
+def why_not_at_all(device: torch.device, dtype: torch.dtype) -> str | None:
+    """The reason this backend cannot serve, whatever is to be computed."""
     if _missing is not None:
         return _missing
     if device.type not in ("cpu", "meta"):
         return f"it runs on the CPU only, and the tensors are on {device}"
     if dtype not in _DTYPES:
         return f"it has no kernel for {dtype}"
-    if spec.name not in _CELLS:
-        return f"it has no kernel for the cell {spec.name!r}"
     if forward_ad._current_level >= 0:
         return "it has no forward-mode differentiation"
     return None

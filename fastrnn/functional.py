@@ -16,11 +16,22 @@ from torch.nn.functional import dropout as drop
 
 from .cells import CELLS, CellSpec
 from .checks import check_cell
+from .functional_attention import attention, pointer_log_probs, pointer_nll
 from .layer_checks import check_layers
 from .linear import linear
 from .scan import scan
 
-__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_cell"]
+__all__ = [
+    "attention",
+    "gru",
+    "gru_cell",
+    "lstm",
+    "lstm_cell",
+    "pointer_log_probs",
+    "pointer_nll",
+    "rnn",
+    "rnn_cell",
+]
 
 
 def rnn(

@@ -12,6 +12,7 @@ from equality import Case, call_fastrnn, call_reference, draw, error, run, use_i
 import fastrnn
 from fastrnn import _C, backends, functional, gpu, use_backend
 from fastrnn.cells import CELLS
+from fastrnn.scores import SCORES
 
 CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda", "meta"))
 
@@ -154,10 +155,11 @@ def test_an_unknown_name(ask):
         ask("cuda", *cell_arguments())
 
 
-def test_report_names_every_cell_and_backend():
+def test_report_names_every_op_and_backend():
     rows = backends.report()
-    assert {(cell, backend) for cell, backend, _ in rows} == {
-        (cell, backend) for cell in CELLS for backend in backends.NAMES
+    ops = [*CELLS, *(f"attention: {score}" for score in SCORES)]
+    assert {(op, backend) for op, backend, _ in rows} == {
+        (op, backend) for op in ops for backend in backends.NAMES
     }
     reasons = {(cell, backend): reason for cell, backend, reason in rows}
     for cell in _C.cells():

@@ -1,0 +1,308 @@
+// The gradients of queries, keys, values, centre, width and vector in one pass over the tiles,
+// with the weights computed anew from the saved log-sum-exp (Dao et al. 2022).
+//
+// A task is a slice of the keys of one head of keys, with all queries that read it: the
+// gradients of its keys and values are its own, and those of the queries go to a partial sum of
+// its own, which `finish` adds up in order. So nothing depends on which thread did what. The
+// number of slices depends on the sizes alone, enough for kEnoughTasks tasks: memory stays
+// linear in the length.
+//
+// Bound: 2 (3 E + 2 Ev) operations for each pair of query and key seen, and one exp.
+#pragma once
+
+#include "forward.h"
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+// The scores' gradient of a tile, from what the forward saved: common to this pass and to that
+// of the mask.
+template <template <class> class Score, class S>
+struct TileGradient {
+  using C = typename Wide<S>::type;
+  using V = Vec<C>;
+  using Op = Operands<S>;
+  using T = typename Op::T;
+  static constexpr int W = kLanes<C>;
+  static constexpr C kInfinity = C(__builtin_inf());
+
+  Score<S> score;
+  const int64_t width;      // Ev in whole vectors
+  C *s, *d, *f, *slope;     // weights; their gradients, then the scores'
+  T *value, *grad_out;      // right [Ev units][kKeys]; left [q][Ev units]
+  C* zero_sum;              // [q]: what the softmax takes off: sum of weight x gradient
+  RowBlock<S> grad_block{};
+
+  TileGradient(const AttentionArgs& a, Arena& arena)
+      : score(a, arena, true), width(round_up(a.Ev, W)) {
+    const int64_t units = Op::units(a.Ev);
+    s = arena.take<C>(kQueries * kKeys);
+    d = arena.take<C>(kQueries * kKeys);
+    f = arena.take<C>(kKeys);
+    slope = arena.take<C>(kKeys);
+    value = arena.take<T>(units * kKeys);
+    grad_out = arena.take<T>(kQueries * units);
+    zero_sum = arena.take<C>(kQueries);
+  }
+
+  void set_keys(const AttentionArgs& a, int64_t b, int64_t h, int64_t k0, int64_t keys,
+                KeyRange seen) {
+    score.set_keys(keys_of<S>(a, a.key, a.E, b, h, k0, keys, seen), true);
+    Op::right_columns(keys_of<S>(a, a.value, a.Ev, b, h, k0, keys, seen), value, kKeys);
+  }
+
+  // Queries that see nothing read as zeros: they may be padding.
+  void set_queries(const AttentionArgs& a, int64_t b, int64_t h, int64_t t0, int64_t t1) {
+    RowBlock<S> q = queries_of<S>(a.query, a.E, b, h, t0, t1);
+    RowBlock<S> g = queries_of<S>(a.grad_out, a.Ev, b, h, t0, t1);
+    if (a.first.data) {
+      while (q.from < q.to && blind(a, b, h, t0 + q.from)) ++q.from;
+      while (q.from < q.to && blind(a, b, h, t0 + q.to - 1)) --q.to;
+      g.from = q.from, g.to = q.to;
+    }
+    score.set_queries(q, true);
+    grad_block = g;
+    Op::left(g, grad_out);
+    for (int64_t t = t0; t < t1; ++t) {
+      const S *o = at<S>(a.out, b, h, t), *d_o = at<S>(a.grad_out, b, h, t);
+      V sum = V{};
+      for (int64_t x = 0; x < a.Ev; x += W) {
+        const int n = int(min_of(W, a.Ev - x));
+        sum += load(o + x, n) * load(d_o + x, n);
+      }
+      zero_sum[t - t0] = sum_lanes<C>(sum) - (a.grad_row.data ? at<C>(a.grad_row, b, h, t) : 0);
+    }
+  }
+
+  // Tile of queries [t0, t1) and keys [k0, k0 + keys): s becomes the weights of the values and
+  // d the gradient of the scores, zeros in the lanes after the keys. `of_factors`, where there
+  // is a Gaussian: two sums a query.
+  void compute(const AttentionArgs& a, int64_t b, int64_t h, int64_t t0, int64_t t1, int64_t k0,
+               int64_t keys, C* of_factors, int64_t step, bool before_cap) {
+    const int64_t queries = t1 - t0, columns = round_up(keys, W), units = Op::units(a.Ev);
+    score.scores(queries, keys, s);
+    matmul<C, T>(queries, columns, units, grad_out, units, 1, value, kKeys, d, kKeys, false);
+    for (int64_t r = 0; r < queries; ++r) {
+      const Row<S> row(a, b, h, t0 + r);
+      one_row(row, k0, keys, s + r * kKeys, d + r * kKeys, zero_sum[r],
+              of_factors ? of_factors + r * step : nullptr, before_cap);
+    }
+  }
+
+ private:
+  static bool blind(const AttentionArgs& a, int64_t b, int64_t h, int64_t t) {
+    const Row<S> row(a, b, h, t);
+    return row.first == row.last;
+  }
+
+  inline void one_row(const Row<S>& row, int64_t k0, int64_t keys, C* s, C* d, C zero,
+                      C* of_factors, bool before_cap) {
+    const AttentionArgs& a = row.a;
+    C lse = at<C>(a.lse, row.b, row.h, row.t);
+    if (lse == -kInfinity) lse = kInfinity;  // nothing was seen: weights 0
+    const bool capped = a.softcap != 0;
+    row.finish_scores(s, k0, keys, capped ? slope : nullptr);
+    const bool found = a.grad_found.data;
+    if (!row.weighted && !found) {
+      for (int64_t i = 0; i < keys; i += W) {
+        const V x = load(s + i), p = exp_of_difference<C>(x - lse);
+        store(s + i, p);
+        V ds = seen(x, p * (load(d + i) - zero));
+        if (capped && before_cap) ds *= load(slope + i);
+        store(d + i, ds);
+      }
+      return;
+    }
+    const S* g = found ? at<S>(a.grad_found, row.b, row.h, row.t) + k0 : nullptr;
+    const bool logs = a.extra == Extra::kLogProbabilities;
+    if (row.weighted) row.factors(k0, keys, f);
+    V centre = V{}, spread = V{};
+    const V numbers = lane_numbers<C>();
+    for (int64_t i = 0; i < keys; i += W) {
+      const V x = load(s + i), p = exp_of_difference<C>(x - lse);
+      const V factor = row.weighted ? load(f + i) : broadcast<C>(1);
+      const V extra = found ? load(g + i, int(min_of(W, keys - i))) : V{};
+      const V da = logs ? load(d + i) : load(d + i) + extra;
+      V ds = p * (factor * da - zero);
+      if (logs) ds += extra;
+      ds = seen(x, ds);
+      if (capped && before_cap) ds *= load(slope + i);
+      const V weight = p * factor;
+      if (of_factors) {
+        const V z = row.distance(numbers, k0 + i) * row.spread;
+        const V e = seen(x, weight * da * z);
+        centre += e, spread += e * z;
+      }
+      store(s + i, weight);
+      store(d + i, ds);
+    }
+    if (of_factors) {
+      of_factors[0] += sum_lanes<C>(centre) * row.spread;
+      of_factors[1] += sum_lanes<C>(spread) * row.spread;
+    }
+  }
+
+  // What is not seen has gradient 0, even where its value's gradient is infinite.
+  static inline V seen(V score, V gradient) { return score == -kInfinity ? V{} : gradient; }
+};
+
+template <template <class> class Score, class S>
+struct AttentionBackward {
+  using C = typename Wide<S>::type;
+  using V = Vec<C>;
+  using Op = Operands<S>;
+  using T = typename Op::T;
+  static constexpr int W = kLanes<C>;
+
+  struct Scratch {
+    TileGradient<Score, S> tile;
+    int64_t key_width, value_width;
+    C *dk, *dv, *dk_head;
+    T *grad_out, *weights;   // right [q units][Ev]; left, transposed
+    int64_t* ranges;         // [group][query blocks][2]
+    Scratch(const AttentionArgs& a, Arena& arena)
+        : tile(a, arena), key_width(round_up(a.E, W)), value_width(round_up(a.Ev, W)) {
+      dk = arena.take<C>(kKeys * key_width);
+      dk_head = arena.take<C>(kKeys * key_width);
+      dv = arena.take<C>(kKeys * value_width);
+      grad_out = arena.take<T>(kQueries * value_width);
+      weights = arena.take<T>(kQueries * kKeys);
+      ranges = arena.take<int64_t>(a.H / a.Hk * ceil_div(a.Tq, kQueries) * 2);
+    }
+  };
+
+  // A query's partial row: its gradient, then the centre's and the width's.
+  static int64_t partial_row(const AttentionArgs& a) {
+    return round_up(a.E, W) + (a.centre.data ? W : 0);
+  }
+  static int64_t count(const AttentionArgs& a) { return a.B * a.Hk * a.slices; }
+  static size_t scratch(const AttentionArgs& a) {
+    Arena arena{nullptr};
+    Scratch{a, arena};
+    return arena.used;
+  }
+
+  static void run(const AttentionArgs& a, int64_t task, char* memory) {
+    Arena arena{memory};
+    Scratch m(a, arena);
+    const int64_t slice = task % a.slices, hk = task / a.slices % a.Hk;
+    const int64_t b = task / a.slices / a.Hk, group = a.H / a.Hk;
+    const int64_t blocks = ceil_div(a.Tk, kKeys), query_blocks = ceil_div(a.Tq, kQueries);
+    const int64_t from = blocks * slice / a.slices, to = blocks * (slice + 1) / a.slices;
+    const int64_t step = partial_row(a);
+    C* partial = static_cast<C*>(a.partial) + task * group * a.Tq * step;
+    for (int64_t i = 0; i < group * a.Tq * step; i += W) store(partial + i, V{});
+    KeyRange all = {a.Tk, 0};
+    for (int64_t g = 0; g < group; ++g) {
+      if (a.grad_vector) {
+        C* to = vector_of(a, b, hk * group + g, slice);
+        for (int64_t e = 0; e < m.key_width; e += W) store(to + e, V{});
+      }
+      for (int64_t i = 0; i < query_blocks; ++i) {
+        const KeyRange seen = keys_seen<S>(a, b, hk * group + g, i * kQueries,
+                                           min_of(a.Tq, (i + 1) * kQueries));
+        int64_t* range = m.ranges + (g * query_blocks + i) * 2;
+        range[0] = seen.first, range[1] = seen.last;
+        if (seen.first < seen.last)
+          all = {min_of(all.first, seen.first), max_of(all.last, seen.last)};
+      }
+    }
+    for (int64_t block = from; block < to; ++block) {
+      const int64_t k0 = block * kKeys, keys = min_of(kKeys, a.Tk - k0);
+      const int64_t columns = round_up(keys, W);
+      for (int64_t i = 0; i < keys * m.key_width; i += W) store(m.dk + i, V{});
+      for (int64_t i = 0; i < keys * m.value_width; i += W) store(m.dv + i, V{});
+      bool packed = false;
+      for (int64_t g = 0; g < group; ++g) {
+        const int64_t h = hk * group + g;
+        bool met = false;
+        for (int64_t i = 0; i < query_blocks; ++i) {
+          const int64_t* range = m.ranges + (g * query_blocks + i) * 2;
+          if (range[0] >= k0 + keys || range[1] <= k0) continue;
+          if (!packed) m.tile.set_keys(a, b, h, k0, keys, all);
+          packed = true;
+          if (!met) {
+            m.tile.score.set_head(a, b, h);
+            for (int64_t x = 0; x < keys * m.key_width; x += W) store(m.dk_head + x, V{});
+          }
+          met = true;
+          const int64_t t0 = i * kQueries, t1 = min_of(a.Tq, t0 + kQueries);
+          one_tile(a, m, b, h, t0, t1, k0, keys, columns, partial + (g * a.Tq + t0) * step, step,
+                   slice);
+        }
+        if (!met) continue;
+        for (int64_t r = 0; r < keys; ++r) m.tile.score.finish(m.dk_head + r * m.key_width);
+        for (int64_t x = 0; x < keys * m.key_width; x += W)
+          store(m.dk + x, load(m.dk + x) + load(m.dk_head + x));
+      }
+      for (int64_t r = 0; r < keys; ++r) {
+        S* dk = at<S>(a.grad_key, b, hk, k0 + r);
+        S* dv = at<S>(a.grad_value, b, hk, k0 + r);
+        for (int64_t x = 0; x < a.E; x += W)
+          store(dk + x, load(m.dk + r * m.key_width + x) * C(a.scale), int(min_of(W, a.E - x)));
+        for (int64_t x = 0; x < a.Ev; x += W)
+          store(dv + x, load(m.dv + r * m.value_width + x), int(min_of(W, a.Ev - x)));
+      }
+    }
+  }
+
+  static int64_t finish_count(const AttentionArgs& a) { return a.B * a.H; }
+  static size_t finish_scratch(const AttentionArgs& a) {
+    Arena arena{nullptr};
+    Score<S>(a, arena, false);
+    arena.take<C>(partial_row(a));
+    return arena.used;
+  }
+  // The slices' sums for the queries, in order.
+  static void finish(const AttentionArgs& a, int64_t task, char* memory) {
+    Arena arena{memory};
+    Score<S> score(a, arena, false);
+    const int64_t step = partial_row(a), group = a.H / a.Hk;
+    C* sum = arena.take<C>(step);
+    const int64_t h = task % a.H, b = task / a.H;
+    score.set_head(a, b, h);
+    for (int64_t t = 0; t < a.Tq; ++t) {
+      for (int64_t x = 0; x < step; x += W) {
+        V total = V{};
+        for (int64_t slice = 0; slice < a.slices; ++slice) {
+          const int64_t head = ((b * a.Hk + h / group) * a.slices + slice) * group + h % group;
+          total += load(static_cast<const C*>(a.partial) + (head * a.Tq + t) * step + x);
+        }
+        store(sum + x, total);
+      }
+      score.finish(sum);
+      S* dq = at<S>(a.grad_query, b, h, t);
+      for (int64_t x = 0; x < a.E; x += W)
+        store(dq + x, load(sum + x) * C(a.scale), int(min_of(W, a.E - x)));
+      if (!a.centre.data) continue;
+      at<C>(a.grad_centre, b, h, t) = sum[step - W];
+      at<C>(a.grad_width, b, h, t) = sum[step - W + 1];
+    }
+  }
+
+ private:
+  static C* vector_of(const AttentionArgs& a, int64_t b, int64_t h, int64_t slice) {
+    return static_cast<C*>(a.grad_vector) +
+           ((b * a.H + h) * a.slices + slice) * round_up(a.E, W);
+  }
+
+  static void one_tile(const AttentionArgs& a, Scratch& m, int64_t b, int64_t h, int64_t t0,
+                       int64_t t1, int64_t k0, int64_t keys, int64_t columns, C* partial,
+                       int64_t step, int64_t slice) {
+    const int64_t queries = t1 - t0;
+    m.tile.set_queries(a, b, h, t0, t1);
+    m.tile.compute(a, b, h, t0, t1, k0, keys, a.centre.data ? partial + step - W : nullptr, step,
+                   true);
+    Op::right_rows(m.tile.grad_block, m.grad_out, m.value_width);
+    int64_t r, k;
+    const T* left =
+        Op::left_tile_transposed(m.tile.s, kKeys, queries, columns, m.weights, r, k);
+    matmul<C, T>(keys, m.value_width, Op::units(queries), left, r, k, m.grad_out, m.value_width,
+                 m.dv, m.value_width, true);
+    m.tile.score.backward(queries, keys, m.tile.d, partial, step, m.dk_head);
+    if (a.grad_vector) m.tile.score.grad_vector(vector_of(a, b, h, slice));
+  }
+};
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

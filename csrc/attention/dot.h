@@ -1,0 +1,103 @@
+// score(q, k) = q . k
+#pragma once
+
+#include "pack.h"
+#include "rows.h"
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+template <class S>
+struct Dot {
+  using C = typename Wide<S>::type;
+  using Op = Operands<S>;
+  using T = typename Op::T;
+  static constexpr int W = kLanes<C>;
+  static constexpr bool kScoresOfFew = true;
+
+  const int64_t E, depth, padded;  // E in units, E in whole vectors
+  T *query, *key;              // [q][depth]; [depth][kKeys]
+  T *query_rows, *key_rows;    // [q units][padded]; [k units][padded]
+  T *tile, *tile_transposed;
+
+  Dot(const AttentionArgs& a, Arena& arena, bool backward)
+      : E(a.E), depth(Op::units(a.E)), padded(round_up(a.E, W)) {
+    query = arena.take<T>(kQueries * depth);
+    key = arena.take<T>(depth * kKeys);
+    if (!backward) return;
+    query_rows = arena.take<T>(kQueries * padded);
+    key_rows = arena.take<T>(kKeys * padded);
+    tile = arena.take<T>(kQueries * kKeys);
+    tile_transposed = arena.take<T>(kQueries * kKeys);
+  }
+
+  void set_head(const AttentionArgs&, int64_t, int64_t) {}
+  void set_queries(const RowBlock<S>& block, bool backward) {
+    Op::left(block, query);
+    if (backward) Op::right_rows(block, query_rows, padded);
+  }
+  void set_keys(const RowBlock<S>& block, bool backward) {
+    Op::right_columns(block, key, kKeys);
+    if (backward) Op::right_rows(block, key_rows, padded);
+  }
+
+  // s[queries][kKeys], without the scale. 2 queries keys E operations.
+  void scores(int64_t queries, int64_t keys, C* s) {
+    matmul<C, T>(queries, round_up(keys, W), depth, query, depth, 1, key, kKeys, s, kKeys, false);
+  }
+
+  // The same from keys as they lie, for few queries. Bound: the keys' bytes.
+  static void scores_of_few(const RowBlock<S>& q, const RowBlock<S>& k, C* s) {
+    for (int64_t k0 = 0; k0 < k.count; k0 += W)
+      for (int64_t r = 0; r < q.count; ++r) {
+        // A vector of partial sums a key; transposed, their sum is a vector of scores.
+        Vec<C> sums[W];
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) {
+          const S* row = k0 + i < k.count ? k.row(k0 + i) : nullptr;
+          sums[i] = row ? dot(q.data + r * q.step, row, q.width) : Vec<C>{};
+        }
+        transpose<C>(sums);
+        Vec<C> total = sums[0];
+#pragma GCC unroll 16
+        for (int i = 1; i < W; ++i) total += sums[i];
+        store(s + r * kKeys + k0, total);
+      }
+  }
+
+  // Adds to dq[queries][dq_step] and dk[keys][padded] what ds[queries][kKeys] brings them.
+  // 4 queries keys E operations.
+  void backward(int64_t queries, int64_t keys, const C* ds, C* dq, int64_t dq_step, C* dk) {
+    int64_t r, k;
+    const int64_t columns = round_up(keys, W);
+    const T* left = Op::left_tile(ds, kKeys, queries, columns, tile, r, k);
+    matmul<C, T>(queries, padded, Op::units(keys), left, r, k, key_rows, padded, dq, dq_step,
+                 true);
+    left = Op::left_tile_transposed(ds, kKeys, queries, columns, tile_transposed, r, k);
+    matmul<C, T>(keys, padded, Op::units(queries), left, r, k, query_rows, padded, dk, padded,
+                 true);
+  }
+
+  // What the sums of `backward` still lack.
+  void finish(C*) const {}
+  void grad_vector(C*) const {}
+
+ private:
+  // The products' sums lane by lane.
+  static inline Vec<C> dot(const S* q, const S* k, int64_t width) {
+    Vec<C> even{}, odd{};
+    int64_t x = 0;
+    for (; x + 2 * W <= width; x += 2 * W) {
+      even += load(q + x) * load(k + x);
+      odd += load(q + x + W) * load(k + x + W);
+    }
+    for (; x < width; x += W) {
+      const int n = int(min_of(W, width - x));
+      even += load(q + x, n) * load(k + x, n);
+    }
+    return even + odd;
+  }
+};
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

@@ -1,0 +1,204 @@
+// out = softmax(scores) value, by tiles of queries and keys: the weights of a tile exist only
+// while it is worked on, and the softmax's shift and total follow the tiles (Milakov &
+// Gimelshein 2018; Dao et al. 2022).
+//
+// A task is one block of queries of one head. Every sum runs over the keys in order, whatever
+// the thread. Bound: 2 (E + Ev) operations for each pair of query and key seen, and one exp.
+#pragma once
+
+#include "additive.h"
+#include "dot.h"
+
+extern "C" {
+float logf(float) noexcept;
+double log(double) noexcept;
+}
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+inline float natural_log(float x) { return ::logf(x); }
+inline double natural_log(double x) { return ::log(x); }
+
+template <class S>
+RowBlock<S> queries_of(const Heads& tensor, int64_t width, int64_t b, int64_t h, int64_t t0,
+                       int64_t t1) {
+  return {at<S>(tensor, b, h, t0), tensor.t, t1 - t0, 0, t1 - t0, width};
+}
+
+// Keys or values [k0, k0 + keys), what is not in `seen` as zeros.
+template <class S>
+RowBlock<S> keys_of(const AttentionArgs& a, const Heads& tensor, int64_t width, int64_t b,
+                    int64_t h, int64_t k0, int64_t keys, KeyRange seen) {
+  const int64_t head = h / (a.H / a.Hk);
+  return {at<S>(tensor, b, head, k0), tensor.t, keys, seen.first - k0, seen.last - k0, width};
+}
+
+template <template <class> class Score, class S>
+struct AttentionForward {
+  using C = typename Wide<S>::type;
+  using V = Vec<C>;
+  using Op = Operands<S>;
+  using T = typename Op::T;
+  static constexpr int W = kLanes<C>;
+  static constexpr C kInfinity = C(__builtin_inf());
+
+  struct Scratch {
+    Score<S> score;
+    int64_t width;  // Ev in whole vectors
+    C *s, *f, *o, *top, *total;
+    T *value, *left;
+    Scratch(const AttentionArgs& a, Arena& arena)
+        : score(a, arena, false), width(round_up(a.Ev, W)) {
+      s = arena.take<C>(kQueries * kKeys);
+      f = arena.take<C>(kKeys);
+      o = arena.take<C>(kQueries * width);
+      top = arena.take<C>(kQueries);
+      total = arena.take<C>(kQueries);
+      value = arena.take<T>(kKeys * width);
+      left = arena.take<T>(kQueries * kKeys);
+    }
+  };
+
+  static int64_t blocks(const AttentionArgs& a) { return ceil_div(a.Tq, kQueries); }
+  static int64_t count(const AttentionArgs& a) { return a.B * a.H * blocks(a); }
+  static size_t scratch(const AttentionArgs& a) {
+    Arena arena{nullptr};
+    Scratch{a, arena};
+    return arena.used;
+  }
+
+  static void run(const AttentionArgs& a, int64_t task, char* memory) {
+    Arena arena{memory};
+    Scratch m(a, arena);
+    // The last block first: with causality it is the longest.
+    const int64_t t0 = (blocks(a) - 1 - task % blocks(a)) * kQueries;
+    const int64_t t1 = min_of(a.Tq, t0 + kQueries), queries = t1 - t0;
+    const int64_t h = task / blocks(a) % a.H, b = task / blocks(a) / a.H;
+    const KeyRange seen = keys_seen<S>(a, b, h, t0, t1);
+    m.score.set_head(a, b, h);
+    const RowBlock<S> q = queries_of<S>(a.query, a.E, b, h, t0, t1);
+    const bool few = a.Tq <= kFewQueries;
+    const bool unpacked = few && Score<S>::kScoresOfFew;
+    if (!unpacked || a.extra != Extra::kNone) m.score.set_queries(q, false);
+    for (int64_t r = 0; r < queries; ++r) {
+      m.top[r] = -kInfinity, m.total[r] = 0;
+      for (int64_t x = 0; x < m.width; x += W) store(m.o + r * m.width + x, V{});
+    }
+    for (int64_t k0 = seen.first / kKeys * kKeys; k0 < seen.last; k0 += kKeys) {
+      const int64_t keys = min_of(kKeys, a.Tk - k0), columns = round_up(keys, W);
+      const RowBlock<S> k = keys_of<S>(a, a.key, a.E, b, h, k0, keys, seen);
+      if constexpr (Score<S>::kScoresOfFew) {
+        if (unpacked) Score<S>::scores_of_few(q, k, m.s);
+      }
+      if (!unpacked) {
+        m.score.set_keys(k, false);
+        m.score.scores(queries, keys, m.s);
+      }
+      for (int64_t r = 0; r < queries; ++r)
+        weigh(Row<S>(a, b, h, t0 + r), k0, keys, m.s + r * kKeys, m.f, m.top[r], m.total[r],
+              m.o + r * m.width, m.width);
+      const RowBlock<S> v = keys_of<S>(a, a.value, a.Ev, b, h, k0, keys, seen);
+      if (few) {
+        for (int64_t r = 0; r < queries; ++r) add_values(v, m.s + r * kKeys, m.o + r * m.width);
+        continue;
+      }
+      Op::right_rows(v, m.value, m.width);
+      int64_t step_r, step_k;
+      const T* left = Op::left_tile(m.s, kKeys, queries, columns, m.left, step_r, step_k);
+      matmul<C, T>(queries, m.width, Op::units(keys), left, step_r, step_k, m.value, m.width, m.o,
+                   m.width, true);
+    }
+    for (int64_t r = 0; r < queries; ++r) {
+      const C inverse = m.total[r] == 0 ? C(0) : 1 / m.total[r];
+      S* out = at<S>(a.out, b, h, t0 + r);
+      for (int64_t x = 0; x < a.Ev; x += W)
+        store(out + x, load(m.o + r * m.width + x) * inverse, int(min_of(W, a.Ev - x)));
+      at<C>(a.lse, b, h, t0 + r) =
+          m.total[r] == 0 ? -kInfinity : m.top[r] + natural_log(m.total[r]);
+    }
+    if (a.extra != Extra::kNone) write_found(a, m, b, h, t0, t1, seen);
+  }
+
+  // Scores of one query become weights against the largest so far; total and output follow.
+  static inline void weigh(const Row<S>& row, int64_t k0, int64_t keys, C* s, C* f, C& top,
+                           C& total, C* o, int64_t width) {
+    const C found = max_lanes<C>(row.finish_scores(s, k0, keys));
+    const C next = found > top ? found : top;
+    const C shift = next == -kInfinity ? C(0) : next;  // nothing seen yet
+    if (top != next) {
+      C shrink = 0;
+      if (top != -kInfinity) shrink = exp_of_difference<C>(broadcast<C>(top - next))[0];
+      total *= shrink;
+      for (int64_t x = 0; x < width; x += W) store(o + x, load(o + x) * shrink);
+      top = next;
+    }
+    V sum = V{};
+    for (int64_t i = 0; i < keys; i += W) {
+      const V p = exp_of_difference<C>(load(s + i) - shift);
+      sum += p;
+      store(s + i, p);
+    }
+    total += sum_lanes<C>(sum);
+    if (row.weighted) {
+      row.factors(k0, keys, f);
+      for (int64_t i = 0; i < keys; i += W) store(s + i, load(s + i) * load(f + i));
+    }
+  }
+
+  // o += weights . values, from values as they lie. Bound: their bytes.
+  static void add_values(const RowBlock<S>& v, const C* weights, C* o) {
+    constexpr int U = 4;
+    const int64_t from = max_of(v.from, 0), to = min_of(v.to, v.count);
+    int64_t x = 0;
+    for (; x + U * W <= v.width; x += U * W) {
+      V sum[U];
+      for (int u = 0; u < U; ++u) sum[u] = load(o + x + u * W);
+      for (int64_t k = from; k < to; ++k)
+#pragma GCC unroll 4
+        for (int u = 0; u < U; ++u) sum[u] += load(v.data + k * v.step + x + u * W) * weights[k];
+      for (int u = 0; u < U; ++u) store(o + x + u * W, sum[u]);
+    }
+    for (; x < v.width; x += W) {
+      const int n = int(min_of(W, v.width - x));
+      V sum = load(o + x);
+      for (int64_t k = from; k < to; ++k) sum += load(v.data + k * v.step + x, n) * weights[k];
+      store(o + x, sum);
+    }
+  }
+
+  // The weights, or their logarithms, now that the totals are known: the scores once more.
+  static void write_found(const AttentionArgs& a, Scratch& m, int64_t b, int64_t h, int64_t t0,
+                          int64_t t1, KeyRange seen) {
+    const bool logs = a.extra == Extra::kLogProbabilities;
+    const V nothing = logs ? broadcast<C>(-kInfinity) : V{};
+    for (int64_t k0 = 0; k0 < a.Tk; k0 += kKeys) {
+      const int64_t keys = min_of(kKeys, a.Tk - k0);
+      const bool any = k0 + keys > seen.first && k0 < seen.last;
+      if (any) {
+        m.score.set_keys(keys_of<S>(a, a.key, a.E, b, h, k0, keys, seen), false);
+        m.score.scores(t1 - t0, keys, m.s);
+      }
+      for (int64_t t = t0; t < t1; ++t) {
+        S* to = at<S>(a.found, b, h, t) + k0;
+        const Row<S> row(a, b, h, t);
+        C* s = m.s + (t - t0) * kKeys;
+        const C lse = at<C>(a.lse, b, h, t);
+        if (any) row.finish_scores(s, k0, keys);
+        if (any && row.weighted && !logs) row.factors(k0, keys, m.f);
+        for (int64_t i = 0; i < keys; i += W) {
+          V x = nothing;
+          if (any && lse != -kInfinity) {
+            x = load(s + i) - lse;
+            if (!logs) x = exp_of_difference<C>(x);
+            if (!logs && row.weighted) x *= load(m.f + i);
+          }
+          store(to + i, x, int(min_of(W, keys - i)));
+        }
+      }
+    }
+  }
+};
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

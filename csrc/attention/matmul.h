@@ -1,0 +1,109 @@
+// Products of small blocks: c[r][n] (+)= sum_k a(r, k) b[k][n], with rows r broadcast and
+// columns n along the lanes.
+//
+// An operand is stored in units: a number of the accumulation type, or, where the machine
+// multiplies them so, a pair of bfloat16 neighbours in k. Every block is packed before it is
+// multiplied, once for as many products as it takes part in, and padded with zeros to whole
+// vectors and units.
+//
+// Bound: an FMA for each vector, row and k. A tile of 6 rows and 4 vectors meets each FMA with
+// 10/24 loads, most from the first-level cache.
+#pragma once
+
+#include "../product.h"
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+
+template <class S>
+struct Unit {
+  using type = typename Wide<S>::type;
+  static constexpr int kGroup = 1;  // numbers k in one
+};
+#if defined(__AVX512BF16__)
+template <>
+struct Unit<bfloat16> {
+  using type = uint32_t;
+  static constexpr int kGroup = 2;
+};
+#endif
+
+// sum += a * b, a one unit for all lanes.
+template <class C>
+inline void multiply_add(Vec<C>& sum, C a, const C* b) {
+  sum += load(b) * a;
+}
+#if defined(__AVX512BF16__)
+inline void multiply_add(VecF& sum, uint32_t a, const uint32_t* b) {
+  sum = (VecF)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(int(a)),
+                               (__m512bh)_mm512_loadu_si512(b));
+}
+#endif
+
+template <class C, class T, int R, int U>
+__attribute__((noinline)) void multiply_block(int64_t K, const T* a, int64_t a_row, int64_t a_k,
+                                              const T* b, int64_t b_k, C* c, int64_t ldc,
+                                              bool add) {
+  constexpr int W = kLanes<C>;
+  Vec<C> sum[R][U];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) sum[r][u] = Vec<C>{};
+  for (int64_t k = 0; k < K; ++k) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) multiply_add(sum[r][u], a[r * a_row + k * a_k], b + k * b_k + u * W);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      C* to = c + r * ldc + u * W;
+      store(to, add ? load(to) + sum[r][u] : sum[r][u]);
+    }
+}
+
+template <class C, class T, int R, int U>
+inline void multiply_some(int64_t rows, int64_t K, const T* a, int64_t a_row, int64_t a_k,
+                          const T* b, int64_t b_k, C* c, int64_t ldc, bool add) {
+  if constexpr (R > 1) {
+    if (rows < R)
+      return multiply_some<C, T, R - 1, U>(rows, K, a, a_row, a_k, b, b_k, c, ldc, add);
+  }
+  multiply_block<C, T, R, U>(K, a, a_row, a_k, b, b_k, c, ldc, add);
+}
+
+constexpr int kTileRows = 6;
+constexpr int kTileVectors = kRegisters == 32 ? 4 : 2;
+
+// M rows, N columns (whole vectors), K units. `a_row` and `a_k` are steps in units: swapped,
+// the left operand is read as its transpose.
+template <class C, class T>
+void matmul(int64_t M, int64_t N, int64_t K, const T* a, int64_t a_row, int64_t a_k, const T* b,
+            int64_t b_k, C* c, int64_t ldc, bool add) {
+  constexpr int W = kLanes<C>;
+  const int64_t groups = ceil_div(M, kTileRows);
+  int64_t n = 0;
+  auto columns = [&](auto vectors) {
+    constexpr int U = decltype(vectors)::value;
+    for (; n + U * W <= N; n += U * W)
+      for (int64_t g = 0; g < groups; ++g) {
+        const int64_t r0 = M * g / groups, r1 = M * (g + 1) / groups;
+        multiply_some<C, T, kTileRows, U>(r1 - r0, K, a + r0 * a_row, a_row, a_k, b + n, b_k,
+                                          c + r0 * ldc + n, ldc, add);
+      }
+  };
+  if constexpr (kTileVectors == 4) columns(Number<4>{});
+  columns(Number<2>{});
+  columns(Number<1>{});
+}
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

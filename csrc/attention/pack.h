@@ -1,0 +1,195 @@
+// Blocks of tensors, copied into the form in which products take them.
+#pragma once
+
+#include "matmul.h"
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+// Rows [count][X] of a tensor, `step` apart, those outside [from, to) read as zeros: padding
+// that nobody sees may hold anything.
+template <class S>
+struct RowBlock {
+  const S* data;
+  int64_t step, count, from, to, width;
+  const S* row(int64_t r) const { return r >= from && r < to ? data + r * step : nullptr; }
+};
+
+// The numbers themselves: c[r][x], x padded to `ld`.
+template <class S, class C>
+void copy_rows(const RowBlock<S>& block, C* c, int64_t ld) {
+  constexpr int W = kLanes<C>;
+  for (int64_t r = 0; r < block.count; ++r) {
+    const S* row = block.row(r);
+    for (int64_t x = 0; x < ld; x += W)
+      store(c + r * ld + x, row && x < block.width
+                                ? load(row + x, int(min_of(W, block.width - x)))
+                                : Vec<C>{});
+  }
+}
+
+// c[x][r], r padded to whole vectors, x to `depth`.
+template <class S, class C>
+void copy_columns(const RowBlock<S>& block, int64_t depth, C* c, int64_t ld) {
+  constexpr int W = kLanes<C>;
+  for (int64_t r = 0; r < block.count; r += W)
+    for (int64_t x = 0; x < depth; x += W) {
+      Vec<C> tile[W];
+      for (int i = 0; i < W; ++i) {
+        const S* row = r + i < block.count ? block.row(r + i) : nullptr;
+        tile[i] = row && x < block.width ? load(row + x, int(min_of(W, block.width - x)))
+                                         : Vec<C>{};
+      }
+      transpose<C>(tile);
+      const int64_t left = min_of(W, depth - x);
+      for (int64_t i = 0; i < left; ++i) store(c + (x + i) * ld + r, tile[i]);
+    }
+}
+
+// Operands of products for a storage type; sizes and strides in units.
+template <class S>
+struct Operands {
+  using C = typename Wide<S>::type;
+  using T = typename Unit<S>::type;
+  static constexpr int kGroup = Unit<S>::kGroup;
+  static int64_t units(int64_t k) { return ceil_div(k, kGroup); }
+
+  // Left, k along X: [r][units(X)], stride `units(X)`.
+  static void left(const RowBlock<S>& block, T* to) {
+    const int64_t n = units(block.width);
+    for (int64_t r = 0; r < block.count; ++r) left_row(block.row(r), block.width, to + r * n);
+  }
+  // Right, k along X: [units(X)][r], r padded to `ld`.
+  static void right_columns(const RowBlock<S>& block, T* to, int64_t ld);
+  // Right, k along the rows: [units(r)][X], X padded to `ld`.
+  static void right_rows(const RowBlock<S>& block, T* to, int64_t ld);
+  // Left from a computed tile [rows][ld]: k along the columns, and k along the rows. `to` is
+  // used only where a copy is needed; `step_r` and `step_k` are the operand's.
+  static const T* left_tile(const C* tile, int64_t ld, int64_t rows, int64_t columns, T* to,
+                            int64_t& step_r, int64_t& step_k);
+  static const T* left_tile_transposed(const C* tile, int64_t ld, int64_t rows, int64_t columns,
+                                       T* to, int64_t& step_r, int64_t& step_k);
+
+ private:
+  static void left_row(const S* row, int64_t width, T* to);
+};
+
+template <class S>
+inline void Operands<S>::left_row(const S* row, int64_t width, T* to) {
+  constexpr int W = kLanes<C>;
+  for (int64_t x = 0; x < width; x += W) {
+    const int n = int(min_of(W, width - x));
+    store(to + x, row ? load(row + x, n) : Vec<C>{}, n);
+  }
+}
+template <class S>
+inline void Operands<S>::right_columns(const RowBlock<S>& block, T* to, int64_t ld) {
+  copy_columns(block, block.width, to, ld);
+}
+template <class S>
+inline void Operands<S>::right_rows(const RowBlock<S>& block, T* to, int64_t ld) {
+  copy_rows(block, to, ld);
+}
+template <class S>
+inline const typename Operands<S>::T* Operands<S>::left_tile(const C* tile, int64_t ld, int64_t,
+                                                             int64_t, T*, int64_t& step_r,
+                                                             int64_t& step_k) {
+  step_r = ld, step_k = 1;
+  return tile;
+}
+template <class S>
+inline const typename Operands<S>::T* Operands<S>::left_tile_transposed(const C* tile, int64_t ld,
+                                                                        int64_t, int64_t, T*,
+                                                                        int64_t& step_r,
+                                                                        int64_t& step_k) {
+  step_r = 1, step_k = ld;
+  return tile;
+}
+
+#if defined(__AVX512BF16__)
+// Pairs of bfloat16.
+template <>
+inline void Operands<bfloat16>::left_row(const bfloat16* row, int64_t width, uint32_t* to) {
+  if (row == nullptr) {
+    __builtin_memset(to, 0, size_t(units(width)) * 4);
+    return;
+  }
+  if (width % 2) to[width / 2] = 0;
+  __builtin_memcpy(to, row, size_t(width) * 2);
+}
+
+template <>
+inline void Operands<bfloat16>::right_columns(const RowBlock<bfloat16>& block, uint32_t* to,
+                                              int64_t ld) {
+  // As for floats, a pair taken for one.
+  const int64_t depth = units(block.width);
+  for (int64_t r = 0; r < block.count; r += 16)
+    for (int64_t x = 0; x < depth; x += 16) {
+      VecF tile[16];
+      for (int i = 0; i < 16; ++i) {
+        const bfloat16* row = r + i < block.count ? block.row(r + i) : nullptr;
+        tile[i] = VecF{};
+        if (row)
+          __builtin_memcpy(&tile[i], row + 2 * x, size_t(min_of(64, 2 * (block.width - 2 * x))));
+      }
+      transpose<float>(tile);
+      const int64_t left = min_of(16, depth - x);
+      for (int64_t i = 0; i < left; ++i) __builtin_memcpy(to + (x + i) * ld + r, &tile[i], 64);
+    }
+}
+
+// Two rows of 16, neighbours in k, as 16 pairs.
+inline __m512i interleave(__m256i even, __m256i odd) {
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(even),
+                         _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+}
+
+template <>
+inline void Operands<bfloat16>::right_rows(const RowBlock<bfloat16>& block, uint32_t* to,
+                                           int64_t ld) {
+  for (int64_t r = 0; r < block.count; r += 2) {
+    const bfloat16* even = block.row(r);
+    const bfloat16* odd = r + 1 < block.count ? block.row(r + 1) : nullptr;
+    for (int64_t x = 0; x < ld; x += 16) {
+      const int64_t n = max_of(0, min_of(16, block.width - x));
+      const __mmask16 lanes = __mmask16((1u << n) - 1);
+      const __m256i a = even ? _mm256_maskz_loadu_epi16(lanes, even + x) : _mm256_setzero_si256();
+      const __m256i b = odd ? _mm256_maskz_loadu_epi16(lanes, odd + x) : _mm256_setzero_si256();
+      _mm512_storeu_si512(to + r / 2 * ld + x, interleave(a, b));
+    }
+  }
+}
+
+inline __m256i as_bfloat16(const float* p) {
+  return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(p));
+}
+
+template <>
+inline const uint32_t* Operands<bfloat16>::left_tile(const float* tile, int64_t ld, int64_t rows,
+                                                     int64_t columns, uint32_t* to,
+                                                     int64_t& step_r, int64_t& step_k) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t x = 0; x < columns; x += 16)
+      _mm256_storeu_si256((__m256i*)(to + (r * ld + x) / 2), as_bfloat16(tile + r * ld + x));
+  step_r = ld / 2, step_k = 1;
+  return to;
+}
+
+template <>
+inline const uint32_t* Operands<bfloat16>::left_tile_transposed(const float* tile, int64_t ld,
+                                                                int64_t rows, int64_t columns,
+                                                                uint32_t* to, int64_t& step_r,
+                                                                int64_t& step_k) {
+  for (int64_t r = 0; r < rows; r += 2)
+    for (int64_t x = 0; x < columns; x += 16) {
+      const __m256i odd =
+          r + 1 < rows ? as_bfloat16(tile + (r + 1) * ld + x) : _mm256_setzero_si256();
+      _mm512_storeu_si512(to + r / 2 * ld + x, interleave(as_bfloat16(tile + r * ld + x), odd));
+    }
+  step_r = 1, step_k = ld;
+  return to;
+}
+#endif
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn
