@@ -44,6 +44,8 @@ def _find_kernels() -> str | None:
 
 
 _missing = _find_kernels()
+if importlib.util.find_spec("triton") is None:
+    _missing = "Triton is not installed: pip install 'fastrnn[gpu]'"
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _CAPABILITY = (8, 0)
 
@@ -53,8 +55,6 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "o
 
 def why_not(spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | None:
     """The reason this backend cannot serve, None if it can."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed: pip install 'fastrnn[gpu]'"
     reason = _missing or _why_not_on(device)
     if reason is not None:
         return reason
