@@ -183,11 +183,12 @@ struct Additive {
         V sum1 = V{}, sum2 = V{};
 #pragma GCC unroll 4
         for (int i = 0; i < R; ++i) {
-          const V x1 = k1 * q[i] + 1, x2 = k2 * q[i] + 1;
+          const V e1 = k1 * q[i], e2 = k2 * q[i], x1 = e1 + 1, x2 = e2 + 1;
           const V both = reciprocal(x1 * x2);
           const V r1 = both * x2, r2 = both * x1;
           const V ds1 = r1 * d[i * kKeys + k], ds2 = r2 * d[i * kKeys + k + 1];
-          const V u1 = ds1 - ds1 * r1, u2 = ds2 - ds2 * r2;
+          // 1 - r is e r: without the difference, which loses the digits of a small one.
+          const V u1 = ds1 * (e1 * r1), u2 = ds2 * (e2 * r2);
           some += ds1 + ds2;
           acc[i] += u1 + u2;
           sum1 += u1, sum2 += u2;
@@ -203,7 +204,7 @@ struct Additive {
       for (int i = 0; i < R; ++i) {
         const C g = d[i * kKeys + k];
         if constexpr (kPaired) {
-          const V r1 = reciprocal(ke * q[i] + 1), ds1 = r1 * g, u = ds1 - ds1 * r1;
+          const V e1 = ke * q[i], r1 = reciprocal(e1 + 1), ds1 = r1 * g, u = ds1 * (e1 * r1);
           some += ds1, acc[i] += u, sum1 += u;
         } else {
           const V y = tanh(ke + q[i]), u = g - y * y * g;

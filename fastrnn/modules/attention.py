@@ -345,6 +345,14 @@ class PointerAttention(Attention):
         *,
         attn_mask: Tensor | None = None,
     ) -> Tensor:
+        """Log-probabilities over the memory, ``[B, Tq, Tk]``, or ``[B, Tk]`` for one step.
+
+        Args:
+            query: ``[B, Tq, Q]``, or ``[B, Q]`` for one step.
+            memory: ``[B, Tk, M]``, or what `project` made of it.
+            lengths: int ``[B]``: how much of the memory counts; None: all.
+            attn_mask: as in `fastrnn.functional.attention`.
+        """
         step, query, memory = self._queries(query, memory, lengths)
         found = pointer_log_probs(query, memory.keys, **self._options(query, memory, attn_mask))
         return found.squeeze(1) if step else found
@@ -360,7 +368,10 @@ class PointerAttention(Attention):
         reduction: str = "mean",
         ignore_index: int = -100,
     ) -> Tensor:
-        """As `fastrnn.functional.pointer_nll`; target ``[B, Tq]``, or ``[B]`` for one step."""
+        """As `fastrnn.functional.pointer_nll`; target ``[B, Tq]``, or ``[B]`` for one step.
+
+        A target behind the lengths has the probability zero, and so a loss of infinity.
+        """
         step, query, memory = self._queries(query, memory, lengths)
         loss = pointer_nll(
             query, memory.keys, target.unsqueeze(1) if step else target, reduction=reduction,
