@@ -244,19 +244,19 @@ SIZES = sorted({(1, 1), (1, 129), (2, 127), (6, 16), (7, 17), (63, 64), (64, 128
 WIDTHS = ((1, 1), (3, 65), (16, 17), (33, 4), (64, 64), (96, 0))
 
 
-# Known gap: with one key the gradient through its weight is the difference of two equal sums, of
-# do v and of do o, which the flash form rounds apart by some 1e-6 where values have 64 numbers;
-# torch's softmax has it exactly zero. Beside a small gradient of lse that shows, with some seeds.
-_ONE_KEY = pytest.mark.xfail(reason="a difference of equal sums, rounded apart", strict=False)
+# Known gap: with one key, 64 numbers a value and float32, the additive query's gradient had 1.04
+# times the error allowed with one seed of about twenty. Suspected, not shown: the gradient through
+# the one weight is the difference of two equal sums, of do v and of do o, which the flash form
+# rounds apart, while torch's softmax has it exactly zero.
+_ONE_KEY = pytest.mark.xfail(reason="one key: suspected, equal sums rounded apart", strict=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("score", ["scaled_dot", "additive"])
-@pytest.mark.parametrize(
-    ("queries", "keys"),
-    [pytest.param(*size, marks=_ONE_KEY if size[1] == 1 else ()) for size in SIZES],
-)
-def test_sizes_around_the_tiles(queries, keys, score, dtype):
+@pytest.mark.parametrize(("queries", "keys"), SIZES)
+def test_sizes_around_the_tiles(queries, keys, score, dtype, request):
+    if (queries, keys, score, dtype) == (128, 1, "additive", torch.float32):
+        request.applymarker(_ONE_KEY)
     index = SIZES.index((queries, keys))
     width, value_width = WIDTHS[index % len(WIDTHS)]
     options = ("causal=bottom_right", "return_lse") if index % 2 else ("return_lse",)
