@@ -39,7 +39,8 @@ def test_curves_agree(cell, layers, tmp_path, console):
     result = demo.run(options, console)
     assert result.agree
     assert result.steps == len(result.torch.losses) == len(result.fastrnn.losses) == SMALL["steps"]
-    assert result.ratio > 0
+    lower, upper = result.spread
+    assert 0 < lower <= upper
     assert len(result.fastrnn.text) == len(demo.PROMPT) + SMALL["sample"]
     # An untrained model guesses among all characters alike.
     assert result.torch.losses[0] == pytest.approx(math.log(len(Corpus().characters)), rel=0.1)
@@ -58,6 +59,8 @@ def test_stops_when_the_time_is_up(tmp_path, console):
     text = console.file.getvalue()
     assert "loss after 1 steps" in text
     assert "Stopped after 0 s, short of 4 steps" in text
+    assert "Half of 1 pairs of steps" in text
+    assert "run it again" in text
     assert str(out) in text
 
 

@@ -1,25 +1,26 @@
 """`python -m fastrnn info`: what it tells, and how many OpenMP runtimes there are."""
 
-import io
 import subprocess
 import sys
 
 import pytest
 import torch
-from rich.console import Console
 
 from fastrnn import _C, backends
 from fastrnn.cli import info
 from fastrnn.cli.openmp import loaded_openmp_runtimes
 
 
-def printed():
-    console = Console(file=io.StringIO(), width=250)
-    assert info.main([], console) == 0
-    return console.file.getvalue()
+@pytest.fixture
+def printed(capsys):
+    def run():
+        assert info.main([]) == 0
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_tells_versions_threads_and_every_backend():
+def test_tells_versions_threads_and_every_backend(printed):
     text = printed()
     lines = text.splitlines()
     assert any(line.split() == ["torch", torch.__version__] for line in lines)
@@ -40,7 +41,17 @@ def test_cap_of_the_instruction_set(isa, monkeypatch):
     assert f"capped by FASTRNN_ISA={isa}" in done.stdout
 
 
-def test_without_the_extension(monkeypatch):
+def test_needs_nothing_but_torch():
+    program = (
+        "import sys; sys.modules['rich'] = sys.modules['matplotlib'] = None;"
+        "from fastrnn.cli.app import main; sys.exit(main(['info']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "instruction set" in done.stdout
+
+
+def test_without_the_extension(monkeypatch, printed):
     monkeypatch.setitem(sys.modules, "fastrnn._C", None)
     monkeypatch.delattr("fastrnn._C")
     assert "cannot be imported" in printed()

@@ -24,14 +24,24 @@ def main(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 1
+    root = SUITES.parent
+    parser = argparse.ArgumentParser(
+        prog="python -m fastrnn bench",
+        description="Run the suites in bench/, then write the report.",
+        epilog="All other arguments go to pytest, as -k 'lstm and inference'.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--benchmark-json",
+        type=Path,
+        default=root / ".benchmarks" / "latest.json",
+        help="where the measurements go (%(default)s)",
+    )
+    parser.add_argument("--out", help="folder of the report")
+    options, rest = parser.parse_known_args(argv)
     if importlib.util.find_spec("pytest_benchmark") is None:
         print("pytest-benchmark is not installed: pip install 'fastrnn[bench]'", file=sys.stderr)
         return 1
-    root = SUITES.parent
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--benchmark-json", type=Path, default=root / ".benchmarks" / "latest.json")
-    parser.add_argument("--out", help="folder of the report")
-    options, rest = parser.parse_known_args(argv)
     result = options.benchmark_json.resolve()
     result.parent.mkdir(parents=True, exist_ok=True)
     before = _written(result)

@@ -70,9 +70,18 @@ class Result:
     options: Options
     torch: Run
     fastrnn: Run
+    ratios: list[float]
     differences: list[float]
     control: list[float]
     agree: bool
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Between which speed-ups the middle half of the pairs of steps lies."""
+        if len(self.ratios) < 2:
+            return self.ratios[0], self.ratios[0]
+        lower, _, upper = statistics.quantiles(self.ratios, n=4, method="inclusive")
+        return lower, upper
 
     @property
     def steps(self) -> int:
@@ -120,9 +129,13 @@ class Learner:
         self.losses.append(loss.item())
         self.seconds.append(seconds)
 
+    def warm_seconds(self) -> list[float]:
+        """Times of the steps, warm-up left out where there are steps beyond it."""
+        return self.seconds[WARM_UP:] or self.seconds
+
     def step_seconds(self) -> float:
-        """Median time of a step, warm-up left out where there are steps beyond it."""
-        return statistics.median(self.seconds[WARM_UP:] or self.seconds)
+        """Median time of a step."""
+        return statistics.median(self.warm_seconds())
 
     def run(self, name: str, corpus: Corpus, options: Options) -> Run:
         """Sample a paragraph and sum up."""
@@ -195,6 +208,7 @@ def run(options: Options, console: Console | None = None) -> Result:
         options=options,
         torch=theirs_run,
         fastrnn=ours_run,
+        ratios=[a / b for a, b in zip(theirs.warm_seconds(), ours.warm_seconds(), strict=True)],
         differences=differences,
         control=nudged,
         agree=rounding.agree(differences, nudged),

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from fastrnn.cli.demo import Result
 
+FEW = 30  # pairs of steps
+WIDE = 1.3  # from the lower quartile of the ratio to the upper
+
 
 def verdict(result: Result) -> str:
     """One sentence: do the curves agree to rounding?"""
@@ -26,6 +29,16 @@ def verdict(result: Result) -> str:
         f"The loss curves {words}: largest relative difference {max(result.differences):.1e}; "
         f"one unit in the last place of the initial weights makes {max(result.control):.1e}."
     )
+
+
+def steadiness(result: Result) -> str:
+    """One sentence, or two: how far the ratio of the training speeds can be relied on."""
+    lower, upper = result.spread
+    pairs = len(result.ratios)
+    told = f"Half of {pairs} pairs of steps had a ratio from {lower:.2f} to {upper:.2f}."
+    if pairs < FEW or upper > WIDE * lower:
+        told += " Too few, or on too busy a machine, to rely on: run it again."
+    return told
 
 
 def show(result: Result, console: Console) -> None:
@@ -46,6 +59,7 @@ def show(result: Result, console: Console) -> None:
     options = result.options
     if result.steps < options.steps:
         console.print(f"Stopped after {options.seconds:g} s, short of {options.steps} steps.")
+    console.print(steadiness(result), highlight=False)
     console.print(verdict(result), style="green" if result.agree else "bold red", highlight=False)
     title = f"{ours.name}, a character at a time"
     console.print(Panel(Text(ours.text.strip()), title=title, width=min(console.width, 100)))

@@ -11,9 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 import fastrnn
 from fastrnn import backends
@@ -73,20 +70,24 @@ def _machine() -> Iterator[tuple[str, str]]:
         yield f"cuda:{index}", torch.cuda.get_device_name(index)
 
 
-def _backends() -> Table:
-    table = Table("op", "backend", "state", title="Backends, in the order in which they are tried")
-    for op, backend, reason in backends.report():
-        state = "[green]on[/]" if reason is None else f"[yellow]off[/]: {escape(reason)}"
-        table.add_row(op, backend, state)
-    return table
+def _backends() -> Iterator[str]:
+    rows = [("op", "backend", "state")] + [
+        (op, backend, "on" if reason is None else f"off: {reason}")
+        for op, backend, reason in backends.report()
+    ]
+    ops, names, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for op, name, state in rows:
+        yield f"{op:{ops}}  {name:{names}}  {state}"
 
 
-def main(argv: Sequence[str], console: Console | None = None) -> int:
-    """Print the tables; return the exit status."""
+def main(argv: Sequence[str]) -> int:
+    """Print the tables; return the exit status.
+
+    Plain text, for which nothing has to be installed: it is what goes into a report of a fault.
+    """
     argparse.ArgumentParser(prog="python -m fastrnn info", description=__doc__).parse_args(argv)
-    console = console or Console()
     for name, value in _machine():
-        # Lines as long as they are: this is what goes into a report of a fault.
-        console.print(f"[bold]{name:16}[/]{escape(value)}", highlight=False, soft_wrap=True)
-    console.print(_backends(), highlight=False)
+        print(f"{name:16}{value}")
+    print("\nBackends, in the order in which they are tried:")
+    print("\n".join(_backends()))
     return 0
