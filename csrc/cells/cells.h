@@ -9,8 +9,32 @@
 //   states' gradients, replaced by those of the previous step; dx and da receive the
 //   pre-activations' gradients (da only where kApart); dh_prev the direct part of
 //   h_{t-1}'s (only where kReadsH).
+// Beyond the defaults below:
+//   kParams: numbers a unit beside weights and biases, as peepholes, in the order of the
+//   CellSpec's params and each of them gate by gate. forward gets them as a last argument p;
+//   backward as p and then dp, to which it adds their gradients.
+//   kRecurrent = false: no recurrent product; a is the recurrent bias alone.
+//   kWholeRow: a unit's result depends on its row, as with layer normalisation. forward and
+//   backward get a whole row of one sequence (row.h) in place of vectors of units.
 #pragma once
 
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+struct CellDefaults {
+  static constexpr int kParams = 0;
+  static constexpr bool kRecurrent = true, kWholeRow = false;
+};
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn
+
+#include "coupled.h"
 #include "gru.h"
+#include "indrnn.h"
+#include "layer_norm.h"
+#include "light_gru.h"
 #include "lstm.h"
+#include "minimal.h"
+#include "peephole.h"
 #include "rnn.h"
