@@ -66,9 +66,7 @@ def named(weights: Mapping[str, Tensor], layer: int = 0, reverse: bool = False) 
     return {name + suffix: tensor for name, tensor in weights.items()}
 
 
-def of_layer(
-    state_dict: Mapping[str, Tensor], layer: int = 0, reverse: bool = False
-) -> Weights:
+def of_layer(state_dict: Mapping[str, Tensor], layer: int = 0, reverse: bool = False) -> Weights:
     """The way back of `named`: one layer's and direction's weights out of a ``state_dict``."""
     suffix = f"_l{layer}" + ("_reverse" if reverse else "")
     return {

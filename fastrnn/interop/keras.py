@@ -38,7 +38,9 @@ def from_keras(kind: str, weights: Sequence[Any], bias: str = "torch") -> Weight
         raise ValueError(f"bias should be 'torch' or 'single', got {bias!r}")
     order = (_KERAS[check_kind(kind)], ORDERS[kind])
     if len(weights) not in (2, 3):
-        raise ValueError(f"expected kernel, recurrent_kernel and at most a bias, got {len(weights)}")
+        raise ValueError(
+            f"expected kernel, recurrent_kernel and at most a bias, got {len(weights)}"
+        )
     kernels = [as_tensor(weight) for weight in weights[:2]]
     found = {
         name: reorder(kernel.t(), *order).contiguous()
@@ -69,9 +71,7 @@ def to_keras(kind: str, weights: Mapping[str, Tensor], reset_after: bool = True)
     Two biases become their sum, but for a GRU with ``reset_after``, whose bias is ``[2, 3*H]``.
     """
     order = (ORDERS[check_kind(kind)], _KERAS[kind])
-    found = [
-        reorder(weights[name], *order).t().contiguous() for name in ("weight_ih", "weight_hh")
-    ]
+    found = [reorder(weights[name], *order).t().contiguous() for name in ("weight_ih", "weight_hh")]
     if "bias_ih" not in weights:
         return found
     b_ih = reorder(weights["bias_ih"], *order)
