@@ -75,16 +75,18 @@ struct Call {
   const Kernel& kernel;
   const Packing& packing;
   int threads;
+  int64_t size;  // of a number, in bytes
   StepRows steps;
   std::vector<uint8_t> reverse;
   std::vector<std::unique_ptr<Aligned>> memory;
-  std::vector<const void*> weight_hh, weight_hr, bias_hh, params;
+  std::vector<const void*> weight_hh, weight_second, weight_hr, bias_hh, params;
 
   Call(const std::string& cell, int dtype, int threads, const Shape& shape,
        const std::vector<bool>& reversed)
       : kernel(table().kernels[cell_id(cell)][dtype]),
         packing(table().packing[dtype]),
         threads(threads),
+        size(size_of(dtype)),
         steps(std::get<1>(shape), std::get<2>(shape), std::get<0>(shape),
               address<const int64_t>(std::get<6>(shape))),
         reverse(reversed.begin(), reversed.end()) {
@@ -97,13 +99,18 @@ struct Call {
   }
 
   void pack_weights(const std::vector<Triple>& hh, const std::vector<Triple>& hr, bool forward) {
-    const int64_t G = kernel.gates, H = args.H, K = args.K;
+    const int64_t H = args.H, K = args.K, first = kernel.gates - kernel.second;
     args.projected = !hr.empty();
+    auto gates = [&](const Weight& w, int64_t from, int64_t G) {
+      const void* data = static_cast<const char*>(w.data) + from * H * w.row * size;
+      return forward ? pack(data, G, H, K, H * w.row, w.row, w.column)
+                     : pack(data, 1, K, G * H, 0, w.column, w.row);
+    };
     for (const Triple& triple : hh) {
-      const Weight w = weight(triple);
-      weight_hh.push_back(forward ? pack(w.data, G, H, K, H * w.row, w.row, w.column)
-                                  : pack(w.data, 1, K, G * H, 0, w.column, w.row));
+      weight_hh.push_back(gates(weight(triple), 0, first));
+      if (kernel.second) weight_second.push_back(gates(weight(triple), first, kernel.second));
     }
+    args.weight_second = weight_second.data();
     for (const Triple& triple : hr) {
       const Weight w = weight(triple);
       weight_hr.push_back(forward ? pack(w.data, 1, K, H, 0, w.row, w.column)
@@ -373,6 +380,7 @@ py::dict cell_layout(const std::string& cell) {
   layout["states"] = kernel.states;
   layout["saved"] = kernel.saved;
   layout["params"] = kernel.params;
+  layout["second"] = kernel.second;
   layout["recurrent"] = kernel.recurrent;
   return layout;
 }

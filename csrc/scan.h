@@ -88,6 +88,7 @@ struct Loop {
   static constexpr int G = Cell::kGates;
   static constexpr int X = Cell::kExtra;
   static constexpr int M = Cell::kParams;
+  static constexpr int G2 = Cell::kSecond, G1 = G - G2;  // gates of the second and of the first product
   // Arrays of no elements are not C++.
   static constexpr int kExtraSlots = X ? X : 1, kSavedSlots = Cell::kSaved ? Cell::kSaved : 1,
                        kParamSlots = M ? M : 1;
@@ -125,6 +126,7 @@ struct Forward : Loop<Cell, S> {
   struct Scratch {
     Buffer<C> h[2], extra[Base::kExtraSlots], hidden;
     Buffer<C> gates;  // recurrent side, where a cell needs whole rows: G of them a sequence
+    Buffer<C> operand, kept;  // of a second product, and what lasts until after it
   };
 
   static Scratch scratch(const ScanArgs& a, Arena& arena) {
@@ -133,6 +135,10 @@ struct Forward : Loop<Cell, S> {
     for (int x = 0; x < X; ++x) s.extra[x] = arena.take<C>(a.B, a.H);
     if (a.projected) s.hidden = arena.take<C>(a.B, a.H);
     if (Cell::kWholeRow) s.gates = arena.take<C>(a.B * G, a.H);
+    if (Cell::kSecond) {
+      s.operand = arena.take<C>(a.B, a.H);
+      s.kept = arena.take<C>(a.B * Cell::kSaved, a.H);
+    }
     return s;
   }
 
@@ -205,9 +211,53 @@ struct Forward : Loop<Cell, S> {
         Cell::forward(row);
         write_row(at<S>(a.out, start + b, n), h_next.row(b), H);
       });
+    } else if constexpr (Cell::kSecond > 0) {
+      two_products(n, s, steps, p);
     } else {
       units(n, s, steps, p);
     }
+  }
+
+  // A step of a cell with a second product.
+  void two_products(int64_t n, const Scratch& s, const Steps& steps, int64_t p) const {
+    constexpr int G1 = Base::G1, G2 = Base::G2, kKept = Cell::kSaved;
+    const int64_t r0 = slice.b0, r1 = this->last_row(steps.active(p)), H = a.H;
+    const int64_t start = a.starts[steps.time(p)];
+    const Buffer<C>&h_prev = s.h[p & 1], &h_next = s.h[(p + 1) & 1];
+    const C* bias = a.bias_hh ? static_cast<const C*>(a.bias_hh[n]) : nullptr;
+    auto load_gates = [&](int64_t b, int64_t u, int from, int to, const V* sums, V* x, V* gates) {
+      const S* x_row = at<S>(a.gates_x, start + b, n) + u * W;
+      for (int g = from; g < to; ++g) {
+        x[g] = load(x_row + g * H, this->lanes(u, H));
+        gates[g] = sums[g - from];
+        if (bias) gates[g] += load(bias + (u * G + g) * W);
+      }
+    };
+    const Product<C, G1> first{static_cast<const C*>(a.weight_hh[n]), a.K, h_prev.data, h_prev.ld,
+                               (p & 1) != 0};
+    first.run(r0, r1, slice.u0, slice.u1, [&](int64_t b, int64_t u, V* sums) {
+      V x[G], gates[G], kept[kKept] = {}, operand{};
+      load_gates(b, u, 0, G1, sums, x, gates);
+      Cell::first(x, gates, load(h_prev.row(b) + u * W), kept, operand);
+      store(s.operand.row(b) + u * W, operand);
+      for (int i = 0; i < kKept; ++i) store(s.kept.row(b * kKept + i) + u * W, kept[i]);
+    });
+    this->join();
+    const Product<C, G2> second{static_cast<const C*>(a.weight_second[n]), a.K, s.operand.data,
+                                s.operand.ld, (p & 1) != 0};
+    second.run(r0, r1, slice.u0, slice.u1, [&](int64_t b, int64_t u, V* sums) {
+      const int count = this->lanes(u, H);
+      V x[G], gates[G], kept[kKept], h{};
+      load_gates(b, u, G1, G, sums, x, gates);
+      for (int i = 0; i < kKept; ++i) kept[i] = load(s.kept.row(b * kKept + i) + u * W);
+      Cell::second(x, gates, load(h_prev.row(b) + u * W), kept, h);
+      if (a.save) {
+        C* to = at<C>(a.reserve, start + b, n) + u * W;
+        for (int i = 0; i < kKept; ++i) store(to + i * H, kept[i], count);
+      }
+      store(h_next.row(b) + u * W, h);
+      store(at<S>(a.out, start + b, n) + u * W, h, count);
+    });
   }
 
   // A step of a cell that works unit by unit.
@@ -293,6 +343,7 @@ struct Backward : Loop<Cell, S> {
     Buffer<C> dproj;  // h's gradient before the projection's product
     Buffer<C> dparams;  // the parameters', summed over the steps: M rows a sequence
     Buffer<C> rows;     // what a cell that needs whole rows gets: those below
+    Buffer<C> dsecond;  // the gates' of a second product
   };
   // Of `rows`: dh, h_prev, the extra states before the step, and the G gates' gradients.
   static constexpr int kRowOfH = 1, kRowOfStates = 2, kRowOfGates = 2 + Loop<Cell, S>::X,
@@ -300,7 +351,8 @@ struct Backward : Loop<Cell, S> {
 
   static Scratch scratch(const ScanArgs& a, Arena& arena) {
     Scratch s;
-    for (auto& dgates : s.dgates) dgates = arena.take<C>(a.B, G * a.H);
+    for (auto& dgates : s.dgates) dgates = arena.take<C>(a.B, Base::G1 * a.H);
+    if (Cell::kSecond) s.dsecond = arena.take<C>(a.B, Base::G2 * a.H);
     s.dh = arena.take<C>(a.B, a.K);
     for (int x = 0; x < X; ++x) s.dextra[x] = arena.take<C>(a.B, a.H);
     if (a.projected) s.dproj = arena.take<C>(a.B, a.K);
@@ -363,7 +415,7 @@ struct Backward : Loop<Cell, S> {
     const int64_t both = min_of(here, later);
     const Buffer<C>& dgates = s.dgates[(p + 1) & 1];
     const Product<C, 1> product{Cell::kRecurrent ? static_cast<const C*>(a.weight_hh[n]) : nullptr,
-                                G * a.H, dgates.data, dgates.ld, (p & 1) != 0};
+                                Base::G1 * a.H, dgates.data, dgates.ld, (p & 1) != 0};
     const int64_t u0 = slice.u0, u1 = a.projected ? this->blocks_of(a.K) : slice.u1;
 
     auto initial = [&](int64_t b, int64_t u, V* sums) {
@@ -392,7 +444,7 @@ struct Backward : Loop<Cell, S> {
                                   s.dproj.ld, (p & 1) != 0};
       project.run(this->first_row(0), this->last_row(here), 0, this->blocks_of(a.H),
                   [&](int64_t b, int64_t u, V* sums) {
-        if constexpr (!Cell::kWholeRow) cell(n, s, steps, p, b, u, sums[0]);
+        if constexpr (!Cell::kWholeRow && !Cell::kSecond) cell(n, s, steps, p, b, u, sums[0]);
       });
       return;
     }
@@ -403,6 +455,8 @@ struct Backward : Loop<Cell, S> {
                    load(at<S>(a.grad_out, row + b, n) + u * W, this->lanes(u, a.K));
       if constexpr (Cell::kWholeRow)
         store(s.rows.row(b * kRows) + u * W, dh);
+      else if constexpr (Cell::kSecond > 0)
+        after_second(n, s, steps, p, b, u, dh);
       else
         cell(n, s, steps, p, b, u, dh);
     };
@@ -413,6 +467,54 @@ struct Backward : Loop<Cell, S> {
       this->whole_rows(slice.b0, this->last_row(here),
                        [&](int64_t b) { whole_row(n, s, steps, p, b); });
     }
+    if constexpr (Cell::kSecond > 0) {
+      this->join();
+      const Product<C, 1> second{static_cast<const C*>(a.weight_second[n]), Base::G2 * a.H,
+                                 s.dsecond.data, s.dsecond.ld, (p & 1) != 0};
+      second.run(this->first_row(0), this->last_row(here), u0, u1,
+                 [&](int64_t b, int64_t u, V* sums) { before_second(n, s, steps, p, b, u, sums[0]); });
+    }
+  }
+
+  // What a cell with a second product kept of a step, and the h before it.
+  V load_step(int64_t n, const Steps& steps, int64_t p, int64_t b, int64_t u, V* saved) const {
+    const int count = this->lanes(u, a.H);
+    const int64_t row = a.starts[steps.time(p)] + b, unit = u * W;
+    const C* kept = at<C>(a.reserve, row, n) + unit;
+    for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(kept + i * a.H, count);
+    if (b >= steps.active(p - 1)) return load(at<S>(a.states[0], b, n) + unit, count);
+    return load(at<S>(a.out, a.starts[steps.time(p - 1)] + b, n) + unit, count);
+  }
+
+  // Backward of what comes after the second product: h's gradient waits until before_second.
+  void after_second(int64_t n, const Scratch& s, const Steps& steps, int64_t p, int64_t b,
+                    int64_t u, V dh) const {
+    const int count = this->lanes(u, a.H);
+    const int64_t unit = u * W;
+    V saved[Base::kSavedSlots], dx[G];
+    const V h_prev = load_step(n, steps, p, b, u, saved);
+    Cell::backward_second(saved, h_prev, dh, dx);
+    store(s.dh.row(b) + unit, dh);
+    S* dx_row = at<S>(a.dgates_x, a.starts[steps.time(p)] + b, n) + unit;
+    for (int g = Base::G1; g < G; ++g) {
+      store(dx_row + g * a.H, dx[g], count);
+      store(s.dsecond.row(b) + (g - Base::G1) * a.H + unit, dx[g], count);
+    }
+  }
+
+  void before_second(int64_t n, const Scratch& s, const Steps& steps, int64_t p, int64_t b,
+                     int64_t u, V doperand) const {
+    const int count = this->lanes(u, a.H);
+    const int64_t unit = u * W, row = a.starts[steps.time(p)] + b;
+    V saved[Base::kSavedSlots], dx[G], dh_prev{}, operand{};
+    const V h_prev = load_step(n, steps, p, b, u, saved);
+    Cell::backward_first(saved, h_prev, load(s.dh.row(b) + unit), doperand, dx, dh_prev, operand);
+    for (int g = 0; g < Base::G1; ++g) {
+      store(at<S>(a.dgates_x, row, n) + g * a.H + unit, dx[g], count);
+      store(s.dgates[p & 1].row(b) + g * a.H + unit, dx[g], count);
+    }
+    store(s.dh.row(b) + unit, dh_prev);
+    store(at<S>(a.hidden, row, n) + unit, operand, count);
   }
 
   template <class Epilogue>

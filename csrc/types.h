@@ -48,10 +48,12 @@ struct ScanArgs {
 
   // Per recurrence, packed by the same instruction set's `pack`; a bias as a matrix of depth 1.
   const void* const* weight_hh = nullptr;
+  const void* const* weight_second = nullptr;  // of the last gates, where their product is apart
   const void* const* weight_hr = nullptr;
   const void* const* bias_hh = nullptr;  // or nullptr
   const void* const* params = nullptr;   // as biases of kParams gates; where the cell has any
 
+  // Hidden: what enters the last product, h before the projection or a second product's operand.
   Rows gates_x, out, reserve, hidden;
   States states[kMaxStates], finals[kMaxStates];
 
@@ -118,7 +120,7 @@ struct Kernel {
   void (*step)(const StepArgs&, int64_t u0, int64_t u1);
   size_t (*forward_scratch)(const ScanArgs&);
   size_t (*backward_scratch)(const ScanArgs&);
-  int gates, states, saved, params;
+  int gates, states, saved, params, second;
   bool recurrent;
 };
 

@@ -181,6 +181,8 @@ def scan_backward(
         dparams = of_cell.new_empty(len(of_cell), states[0].shape[1], of_cell.shape[1], dtype=wide)
     sides = 2 if spec.apart else 1
     dproj = hidden = None
+    if spec.second:
+        hidden = found[-1]
     if weight_hr is not None:
         dproj, hidden = found[-2:]
         hidden.copy_(saved[1])

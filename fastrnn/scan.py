@@ -185,6 +185,11 @@ def _backward(
         grad_weight_hh, grad_bias_hh = weight_gradients.of_states(
             dgates_h, out, states[0], arguments[_BATCH_SIZES], arguments[_REVERSE], options
         )
+        if spec.second:
+            first = -len(spec.second) * states[0].shape[2]
+            pairs = zip(dgates_h[..., first:].unbind(1), gradients.pop().unbind(1), strict=True)
+            second = torch.stack([weight_gradients.of_rows(*pair)[0] for pair in pairs])
+            grad_weight_hh = torch.cat([grad_weight_hh[:, :first], second], 1)
     elif needs[3]:
         grad_bias_hh = dgates_h.sum(0)
     if needs[4]:

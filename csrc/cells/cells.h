@@ -16,13 +16,18 @@
 //   kRecurrent = false: no recurrent product; a is the recurrent bias alone.
 //   kWholeRow: a unit's result depends on its row, as with layer normalisation. forward and
 //   backward get a whole row of one sequence (row.h) in place of vectors of units.
+//   kSecond: of so many gates, the last, the recurrent product is of an operand that the others
+//   make. first(x, a, h_prev, saved, operand) comes before that product, second(x, a, h_prev,
+//   saved, h) after it; saved stays from one to the other. backward_second(saved, h_prev, dh, dx)
+//   writes the last gates' dx, backward_first(saved, h_prev, dh, doperand, dx, dh_prev, operand)
+//   the others', and once more the operand.
 #pragma once
 
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
 struct CellDefaults {
-  static constexpr int kParams = 0;
+  static constexpr int kParams = 0, kSecond = 0;
   static constexpr bool kRecurrent = true, kWholeRow = false;
 };
 
@@ -31,6 +36,7 @@ struct CellDefaults {
 
 #include "coupled.h"
 #include "gru.h"
+#include "gru_reset_before.h"
 #include "indrnn.h"
 #include "layer_norm.h"
 #include "light_gru.h"
@@ -38,3 +44,4 @@ struct CellDefaults {
 #include "minimal.h"
 #include "peephole.h"
 #include "rnn.h"
+#include "slstm.h"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -70,6 +71,8 @@ class CellSpec:
         param_widths: X of each, in units of H.
         whole_row: whether a unit's result depends on its whole row, as with layer
             normalisation. Such a cell cannot have a projection.
+        second: the last of the gates, where their recurrent product is not of h but of what
+            ``operand(gates_x, gates_h, h, clips)`` makes of the other gates and h, ``[..., H]``.
         clipped: name of the state that the bound of the cell state is for, if any.
         recurrent: whether there is a recurrent product. Without one ``weight_hh`` is
             None and ``gates_h`` is the recurrent bias, or zero.
@@ -86,6 +89,8 @@ class CellSpec:
     params: tuple[str, ...] = ()
     param_widths: tuple[int, ...] = ()
     whole_row: bool = False
+    second: tuple[str, ...] = ()
+    operand: Callable[..., Tensor] | None = None
     clipped: str | None = None
     recurrent: bool = True
     torch_layer: str | None = None
