@@ -32,5 +32,5 @@ SPEC = CellSpec(
     gates=("i", "f", "g", "o"),
     states=("h", "c", "n", "m"),
     step=step,
-    saved=("i", "f", "g", "o", "c", "n", "m"),
+    saved=("i", "f", "g", "o", "slope", "c", "n", "m"),
 )
