@@ -39,6 +39,7 @@ from .modules import (
     PointerAttention,
     RNNCell,
 )
+from .tbptt import tbptt
 
 __version__ = "0.1.0"
 
@@ -72,6 +73,7 @@ __all__ = [
     "convert",
     "functional",
     "init",
+    "tbptt",
     "to_torch",
     "use_backend",
 ]
