@@ -130,8 +130,8 @@ def main(argv: list[str]) -> int:
                 records.append(record)
                 price, gain = record["price"], record["gain"]
                 print(
-                    f"{cell} B {batch} H {hidden} {feature}: {price['ratio']:.2f} of plain "
-                    f"({price['low']:.2f} to {price['high']:.2f}), {gain['ratio']:.1f} x a loop",
+                    f"{cell} B {batch} H {hidden} {feature}: {price['median']:.2f} of plain "
+                    f"({price['q1']:.2f} to {price['q3']:.2f}), {gain['median']:.1f} x a loop",
                     flush=True,
                 )
     if options.output:

@@ -429,8 +429,8 @@ class _Layer:
             ]  # fmt: skip
             outs, lasts, alls = zip(*found, strict=True)
             out = torch.cat(outs, 1)
-            last = [torch.cat(kind) for kind in zip(*lasts, strict=True)]
-            others = [torch.cat(kind, 1) for kind in zip(*alls, strict=True)]
+            last: Sequence[Tensor] = [torch.cat(kind) for kind in zip(*lasts, strict=True)]
+            others: Sequence[Tensor] = [torch.cat(kind, 1) for kind in zip(*alls, strict=True)]
         else:
             out, last, others = self._scan(rows, states, options)
         return out, [states_of_heads(state, self.num_heads) for state in last], others
@@ -536,8 +536,15 @@ def _cell(
     biases = [b for b in (b_ih, b_hh) if b is not None]
     input, *rest = _autocast((input, *states, w_ih, w_hh, *biases))
     states, (w_ih, w_hh, *biases) = rest[: len(states)], rest[len(states) :]
-    gates_x, b_h = _input_product(spec, backend, input, [w_ih], *([b] for b in biases))
+    b_x, b_h = ([biases[0]], [biases[1]]) if biases else (None, None)
+    gates_x, b_hh_left = _input_product(spec, backend, input, [w_ih], b_x, b_h)
     _, finals, _ = scan(
-        spec, gates_x, [w_hh], b_h, None, [state.unsqueeze(0) for state in states], backend=backend
+        spec,
+        gates_x,
+        [w_hh],
+        b_hh_left,
+        None,
+        [state.unsqueeze(0) for state in states],
+        backend=backend,
     )
     return [final.squeeze(0) for final in finals]

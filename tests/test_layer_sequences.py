@@ -276,6 +276,42 @@ def test_a_learnt_initial_state(name):
     torch.testing.assert_close(pad_packed_sequence(layer(packed)[0])[0][:, 0], layer(x)[0][:, 0])
 
 
+@pytest.mark.parametrize("sizes", [(H, H), (H, 2)], ids=str)
+@layers
+def test_directions_of_two_sizes(name, sizes):
+    """Equal, they are torch's; unequal, each is a layer of one direction."""
+    torch.manual_seed(0)
+    module = fastrnn.Bidirectional(LAYERS[name], I, sizes, 2, dtype=torch.float64)
+    x, lengths = normal(T, B, I), torch.tensor([7, 0, 3, 5])
+    begins = [tuple(normal(2, B, s, seed=s) for _ in hx_of(build("LSTM"))) for s in sizes]
+    hx = tuple(each if name == "LSTM" else each[0] for each in begins)
+    reset = torch.rand(T, B, 2, generator=torch.Generator().manual_seed(3)) < 0.3
+    output, (forwards, backwards), every = module(
+        x, hx, lengths=lengths, reset=reset, return_all_states=True
+    )
+    assert output.shape == (T, B, sum(sizes))
+    assert states_of(every[1])[0].shape == (T, 2, B, sizes[1])
+    if sizes == (H, H):
+        layer = build(name, num_layers=2, bidirectional=True)
+        for i, (one, other) in enumerate(zip(module.forwards, module.backwards, strict=True)):
+            for kind, tensor in one.state_dict().items():
+                layer.state_dict()[kind.replace("l0", f"l{i}")].copy_(tensor)
+            for kind, tensor in other.state_dict().items():
+                layer.state_dict()[kind.replace("l0", f"l{i}") + "_reverse"].copy_(tensor)
+        pairs = zip(*begins, strict=True)
+        joined = tuple(torch.stack(p, 1).flatten(0, 1) for p in pairs)
+        expected, finals = layer(
+            x, joined if name == "LSTM" else joined[0], lengths=lengths, reset=reset
+        )
+        torch.testing.assert_close(output, expected)
+        for d, states in enumerate((forwards, backwards)):
+            torch.testing.assert_close(states_of(states), tuple(s[d::2] for s in states_of(finals)))
+    output.sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    other = copy.deepcopy(module)
+    other.load_state_dict(module.state_dict())
+
+
 # --- windows ----------------------------------------------------------------------------------
 
 

@@ -104,7 +104,7 @@ class Recurrent(nn.RNNBase):
     def _initial_state(self, batch: int) -> State:
         states = [getattr(self, f"initial_{name}") for name in self._spec().states]
         expanded = tuple(state.expand(-1, batch, -1) for state in states)
-        return expanded if len(expanded) > 1 else expanded[0]  # type: ignore[return-value]
+        return expanded if len(expanded) > 1 else expanded[0]
 
     def _make_weights(
         self, mode: str, bias: Bias, num_heads: int, device: Any, dtype: torch.dtype | None
@@ -233,7 +233,7 @@ class Recurrent(nn.RNNBase):
             return None
         output, finals = found
         return output.transpose(0, 1) if self.batch_first else output, (
-            tuple(finals) if pair else finals[0]  # type: ignore[return-value]
+            tuple(finals) if pair else finals[0]
         )
 
     @property
