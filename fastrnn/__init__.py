@@ -36,6 +36,8 @@ from .modules import (
     MultiheadAttention,
     PeepholeLSTM,
     PeepholeLSTMCell,
+    SLSTM,
+    SLSTMCell,
     PointerAttention,
     RNNCell,
 )
@@ -67,6 +69,8 @@ __all__ = [
     "MultiheadAttention",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
+    "SLSTM",
+    "SLSTMCell",
     "PointerAttention",
     "RNNCell",
     "convert",

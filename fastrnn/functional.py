@@ -99,16 +99,18 @@ def gru(
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
     num_heads: int = 1,
+    reset_after: bool = True,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gated recurrent unit (Cho et al. 2014), reset after the product as in torch.
 
     ``r = sigmoid(a_r)``, ``z = sigmoid(a_z)``,
     ``n = tanh(W_in x + b_in + r * (W_hn h + b_hn))``, ``h = (1 - z) * n + z * h``.
-    Arguments, results and errors are those of `rnn`.
+    With ``reset_after=False`` the first published form, ``n = tanh(W_in x + b_in + W_hn (r * h) +
+    b_hn)``. Other arguments, results and errors are those of `rnn`.
     """
     output, states = _layers(
-        CELLS["gru"], input, None if hx is None else (hx,), weights, bias, num_layers,
+        _gru_spec(reset_after), input, None if hx is None else (hx,), weights, bias, num_layers,
         dropout, training, bidirectional, batch_first, batch_sizes, backend, num_heads,
     )  # fmt: skip
     return output, states[0]
@@ -227,10 +229,11 @@ def gru_cell(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
     *,
+    reset_after: bool = True,
     backend: str | None = None,
 ) -> Tensor:
     """One step of `gru`: input ``[B, I]``, hx ``[B, H]``; returns the next state ``[B, H]``."""
-    return _cell(CELLS["gru"], input, (hx,), w_ih, w_hh, b_ih, b_hh, backend)[0]
+    return _cell(_gru_spec(reset_after), input, (hx,), w_ih, w_hh, b_ih, b_hh, backend)[0]
 
 
 def lstm_cell(
@@ -246,6 +249,10 @@ def lstm_cell(
     """One step of `lstm`: input ``[B, I]``, hx ``(h, c)`` of ``[B, H]``; returns the next hx."""
     h, c = _cell(CELLS["lstm"], input, hx, w_ih, w_hh, b_ih, b_hh, backend)
     return h, c
+
+
+def _gru_spec(reset_after: bool) -> CellSpec:
+    return CELLS["gru" if reset_after else "gru_reset_before"]
 
 
 def _spec_of(cell: str) -> CellSpec:
@@ -323,7 +330,7 @@ def _layers(
         of = {name: weights[start + i : start + per_layer : each] for i, name in enumerate(names)}
         first = layer * directions
         states = hx if num_layers == 1 else [s[first : first + directions] for s in hx]
-        gates_x, b_hh = _input_product(
+        gates_x, b_hh = input_product(
             spec, backend, rows, of["weight_ih"], of.get("bias_ih"), of.get("bias_hh"),
             normalise[first : first + directions],
         )  # fmt: skip
@@ -353,7 +360,7 @@ def _layers(
     return output.transpose(0, 1) if batch_first else output, last
 
 
-def _input_product(
+def input_product(
     spec: CellSpec,
     backend: str | None,
     rows: Tensor,
@@ -416,7 +423,7 @@ def _cell(
     biases = [b for b in (b_ih, b_hh) if b is not None]
     input, *rest = _autocast((input, *states, w_ih, w_hh, *biases))
     states, (w_ih, w_hh, *biases) = rest[: len(states)], rest[len(states) :]
-    gates_x, b_h = _input_product(spec, backend, input, [w_ih], *([b] for b in biases))
+    gates_x, b_h = input_product(spec, backend, input, [w_ih], *([b] for b in biases))
     _, finals, _ = scan(
         spec, gates_x, [w_hh], b_h, None, [state.unsqueeze(0) for state in states], backend=backend
     )

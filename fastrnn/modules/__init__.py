@@ -25,6 +25,8 @@ from .variants import (
     MinLSTMCell,
     PeepholeLSTM,
     PeepholeLSTMCell,
+    SLSTM,
+    SLSTMCell,
 )
 
 __all__ = [
@@ -52,6 +54,8 @@ __all__ = [
     "MultiheadAttention",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
+    "SLSTM",
+    "SLSTMCell",
     "PointerAttention",
     "RNNCell",
 ]
