@@ -330,7 +330,7 @@ def _layers(
         of = {name: weights[start + i : start + per_layer : each] for i, name in enumerate(names)}
         first = layer * directions
         states = hx if num_layers == 1 else [s[first : first + directions] for s in hx]
-        gates_x, b_hh = input_product(
+        gates_x, b_hh = _input_product(
             spec, backend, rows, of["weight_ih"], of.get("bias_ih"), of.get("bias_hh"),
             normalise[first : first + directions],
         )  # fmt: skip
@@ -360,7 +360,7 @@ def _layers(
     return output.transpose(0, 1) if batch_first else output, last
 
 
-def input_product(
+def _input_product(
     spec: CellSpec,
     backend: str | None,
     rows: Tensor,
@@ -423,7 +423,7 @@ def _cell(
     biases = [b for b in (b_ih, b_hh) if b is not None]
     input, *rest = _autocast((input, *states, w_ih, w_hh, *biases))
     states, (w_ih, w_hh, *biases) = rest[: len(states)], rest[len(states) :]
-    gates_x, b_h = input_product(spec, backend, input, [w_ih], *([b] for b in biases))
+    gates_x, b_h = _input_product(spec, backend, input, [w_ih], *([b] for b in biases))
     _, finals, _ = scan(
         spec, gates_x, [w_hh], b_h, None, [state.unsqueeze(0) for state in states], backend=backend
     )
