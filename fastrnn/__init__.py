@@ -37,6 +37,8 @@ from .modules import (
     MultiheadAttention,
     PeepholeLSTM,
     PeepholeLSTMCell,
+    SLSTM,
+    SLSTMCell,
     PointerAttention,
     RNNCell,
 )
@@ -70,6 +72,8 @@ __all__ = [
     "MultiheadAttention",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
+    "SLSTM",
+    "SLSTMCell",
     "PointerAttention",
     "RNNCell",
     "convert",

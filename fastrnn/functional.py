@@ -110,6 +110,7 @@ def gru(
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
     num_heads: int = 1,
+    reset_after: bool = True,
     backend: str | None = None,
     **sequences: Any,
 ) -> Any:
@@ -117,10 +118,11 @@ def gru(
 
     ``r = sigmoid(a_r)``, ``z = sigmoid(a_z)``,
     ``n = tanh(W_in x + b_in + r * (W_hn h + b_hn))``, ``h = (1 - z) * n + z * h``.
-    Arguments, results and errors are those of `rnn`.
+    With ``reset_after=False`` the first published form, ``n = tanh(W_in x + b_in + W_hn (r * h) +
+    b_hn)``. Other arguments, results and errors are those of `rnn`.
     """
     return _layers(
-        CELLS["gru"], True, input, None if hx is None else (hx,), weights, bias, num_layers,
+        _gru_spec(reset_after), True, input, None if hx is None else (hx,), weights, bias, num_layers,
         dropout, training, bidirectional, batch_first, batch_sizes, backend, num_heads,
         sequences=sequences,
     )  # fmt: skip
@@ -241,10 +243,11 @@ def gru_cell(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
     *,
+    reset_after: bool = True,
     backend: str | None = None,
 ) -> Tensor:
     """One step of `gru`: input ``[B, I]``, hx ``[B, H]``; returns the next state ``[B, H]``."""
-    return _cell(CELLS["gru"], input, (hx,), w_ih, w_hh, b_ih, b_hh, backend)[0]
+    return _cell(_gru_spec(reset_after), input, (hx,), w_ih, w_hh, b_ih, b_hh, backend)[0]
 
 
 def lstm_cell(
@@ -260,6 +263,10 @@ def lstm_cell(
     """One step of `lstm`: input ``[B, I]``, hx ``(h, c)`` of ``[B, H]``; returns the next hx."""
     h, c = _cell(CELLS["lstm"], input, hx, w_ih, w_hh, b_ih, b_hh, backend)
     return h, c
+
+
+def _gru_spec(reset_after: bool) -> CellSpec:
+    return CELLS["gru" if reset_after else "gru_reset_before"]
 
 
 def _spec_of(cell: str) -> CellSpec:

@@ -153,7 +153,7 @@ def _addresses(
 
 def _simple(spec: CellSpec) -> bool:
     """Whether the extension takes all of such a layer's weights in one call."""
-    return spec.recurrent and not spec.params and not spec.whole_row
+    return spec.recurrent and not (spec.params or spec.whole_row or spec.second)
 
 
 _CPU = torch.device("cpu")

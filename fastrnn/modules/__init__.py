@@ -26,6 +26,8 @@ from .variants import (
     MinLSTMCell,
     PeepholeLSTM,
     PeepholeLSTMCell,
+    SLSTM,
+    SLSTMCell,
 )
 
 __all__ = [
@@ -54,6 +56,8 @@ __all__ = [
     "MultiheadAttention",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
+    "SLSTM",
+    "SLSTMCell",
     "PointerAttention",
     "RNNCell",
 ]

@@ -239,7 +239,8 @@ class Recurrent(nn.RNNBase):
     @property
     def plain(self) -> bool:
         """Whether its weights are in torch's form."""
-        return isinstance(self.bias, bool) and self.num_heads == 1
+        torch_mode = self.mode in _TORCH_MODES
+        return torch_mode and isinstance(self.bias, bool) and self.num_heads == 1
 
     @property
     def beyond_torch(self) -> str:
