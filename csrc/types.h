@@ -35,6 +35,8 @@ struct Weight {
 
 constexpr int kMaxStates = 4;
 
+enum class ResetTo : int { kZero = 0, kInitial = 1, kGiven = 2 };
+
 // One scan, forward or backward. Letters as in fastrnn/reference.py.
 struct ScanArgs {
   int64_t T = 0, B = 0, N = 0, H = 0;
@@ -48,15 +50,33 @@ struct ScanArgs {
 
   // Per recurrence, packed by the same instruction set's `pack`; a bias as a matrix of depth 1.
   const void* const* weight_hh = nullptr;
+  const void* const* weight_second = nullptr;  // of the last gates, where their product is apart
   const void* const* weight_hr = nullptr;
   const void* const* bias_hh = nullptr;  // or nullptr
+  const void* const* params = nullptr;   // as biases of kParams gates; where the cell has any
 
+  // Hidden: what enters the last product, h before the projection or a second product's operand.
   Rows gates_x, out, reserve, hidden;
   States states[kMaxStates], finals[kMaxStates];
 
+  // What is asked for beside (fastrnn/options.py); none of it unless `options`.
+  bool options = false;
+  const int64_t* columns = nullptr;  // [B] where the b-th longest sequence lies; nullptr: at b
+  Rows reset;                        // bytes [S, N, 1]
+  ResetTo reset_to = ResetTo::kZero;
+  Rows reset_states[kMaxStates];
+  States dropout;                    // of h before the product
+  bool zoned = false;
+  Rows zoneout[kMaxStates];          // bytes; or else the part that is kept:
+  double zoneout_p[kMaxStates] = {};
+  Rows others[kMaxStates];           // the states beside h at each step; backward: their gradients
+
   // Backward only.
+  double grad_clip = 0;              // or 0
+  Rows grad_resets[kMaxStates];
   Rows grad_out, dgates_x, dgates_h, dproj;
   States grad_finals[kMaxStates], grad_states[kMaxStates];
+  States grad_params;  // [N, B, kParams*H], in the type of accumulation: of each sequence
 
   char* scratch = nullptr;  // scratch_bytes() of it, 64-byte aligned
 };
@@ -104,18 +124,20 @@ struct OuterArgs {
 struct Slice {
   int64_t n0, n1, b0, b1, u0, u1;
   Barrier* barrier;  // nullptr where no other thread works on the same rows
-  int member;        // this thread among those of the barrier
+  int member;        // this thread among those of the barrier,
+  int members;       // of which there are so many
 };
 
 // The functions of one cell and dtype.
 struct Kernel {
   void (*forward)(const ScanArgs&, const Slice&);
   void (*backward)(const ScanArgs&, const Slice&);
-  // Blocks of units [u0, u1) of a single step.
+  // Blocks of units [u0, u1) of a single step; nullptr for cells beyond the defaults.
   void (*step)(const StepArgs&, int64_t u0, int64_t u1);
   size_t (*forward_scratch)(const ScanArgs&);
   size_t (*backward_scratch)(const ScanArgs&);
-  int gates, states, saved;
+  int gates, states, saved, params, second;
+  bool recurrent;
 };
 
 // The functions of one dtype that no cell changes.

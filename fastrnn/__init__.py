@@ -8,7 +8,7 @@ without modules; `convert` and `to_torch` swap the layers of a whole model.
 # torch first: its OpenMP runtime must be the one the extension finds.
 import torch as _torch  # noqa: F401  # isort: skip
 
-from . import functional
+from . import functional, init
 from .backends import use_backend
 from .convert import convert, to_torch
 from .modules import (
@@ -16,13 +16,33 @@ from .modules import (
     LSTM,
     RNN,
     Attention,
+    Bidirectional,
+    CoupledLSTM,
+    CoupledLSTMCell,
     GRUCell,
+    IndRNN,
+    IndRNNCell,
+    LayerNormGRU,
+    LayerNormGRUCell,
+    LayerNormLSTM,
+    LayerNormLSTMCell,
+    LightGRU,
+    LightGRUCell,
     LocalAttention,
     LSTMCell,
+    MinGRU,
+    MinGRUCell,
+    MinLSTM,
+    MinLSTMCell,
     MultiheadAttention,
+    PeepholeLSTM,
+    PeepholeLSTMCell,
+    SLSTM,
+    SLSTMCell,
     PointerAttention,
     RNNCell,
 )
+from .tbptt import tbptt
 
 __version__ = "0.1.0"
 
@@ -31,14 +51,35 @@ __all__ = [
     "LSTM",
     "RNN",
     "Attention",
+    "Bidirectional",
+    "CoupledLSTM",
+    "CoupledLSTMCell",
     "GRUCell",
+    "IndRNN",
+    "IndRNNCell",
     "LSTMCell",
+    "LayerNormGRU",
+    "LayerNormGRUCell",
+    "LayerNormLSTM",
+    "LayerNormLSTMCell",
+    "LightGRU",
+    "LightGRUCell",
     "LocalAttention",
+    "MinGRU",
+    "MinGRUCell",
+    "MinLSTM",
+    "MinLSTMCell",
     "MultiheadAttention",
+    "PeepholeLSTM",
+    "PeepholeLSTMCell",
+    "SLSTM",
+    "SLSTMCell",
     "PointerAttention",
     "RNNCell",
     "convert",
     "functional",
+    "init",
+    "tbptt",
     "to_torch",
     "use_backend",
 ]

@@ -5,19 +5,59 @@ packed, with or without a state); everything numeric is in `fastrnn.functional`.
 """
 
 from .attention import Attention, LocalAttention, PointerAttention
+from .bidirectional import Bidirectional
 from .cells import GRUCell, LSTMCell, RNNCell
 from .layers import GRU, LSTM, RNN
 from .multihead import MultiheadAttention
+from .variants import (
+    CoupledLSTM,
+    CoupledLSTMCell,
+    IndRNN,
+    IndRNNCell,
+    LayerNormGRU,
+    LayerNormGRUCell,
+    LayerNormLSTM,
+    LayerNormLSTMCell,
+    LightGRU,
+    LightGRUCell,
+    MinGRU,
+    MinGRUCell,
+    MinLSTM,
+    MinLSTMCell,
+    PeepholeLSTM,
+    PeepholeLSTMCell,
+    SLSTM,
+    SLSTMCell,
+)
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
     "Attention",
+    "Bidirectional",
+    "CoupledLSTM",
+    "CoupledLSTMCell",
     "GRUCell",
+    "IndRNN",
+    "IndRNNCell",
     "LSTMCell",
+    "LayerNormGRU",
+    "LayerNormGRUCell",
+    "LayerNormLSTM",
+    "LayerNormLSTMCell",
+    "LightGRU",
+    "LightGRUCell",
     "LocalAttention",
+    "MinGRU",
+    "MinGRUCell",
+    "MinLSTM",
+    "MinLSTMCell",
     "MultiheadAttention",
+    "PeepholeLSTM",
+    "PeepholeLSTMCell",
+    "SLSTM",
+    "SLSTMCell",
     "PointerAttention",
     "RNNCell",
 ]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import inference
+from .. import inference, init
 from ..cells import CELLS, CellSpec
+from ..forms import Bias, check_bias, weight_names, weight_shapes
+from ..sequences import NOTHING, OFF, Call, Settings, as_keywords
 from .states import State, as_tensor, map_state
 from .weights import read_weights
 
 BATCHED = {2: "unbatched", 3: "batched"}
+_TORCH_MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
 
 
 class Recurrent(nn.RNNBase):
@@ -26,10 +31,16 @@ class Recurrent(nn.RNNBase):
     """
 
     backend: str | None = None
+    num_heads: int = 1
+    forget_bias: float | None = None
+    settings: Settings = OFF
+    learn_initial_state: bool = False
 
     # torch's name of the layer, by which its errors begin.
     _title: ClassVar[str]
     _tensor: ClassVar[str] = ""
+    # How parameters of a kind begin, where it is not as torch's do.
+    _initial: ClassVar[dict[str, Callable[[Tensor], object]]] = {}
 
     def __init__(
         self,
@@ -37,7 +48,7 @@ class Recurrent(nn.RNNBase):
         input_size: int,
         hidden_size: int,
         num_layers: int,
-        bias: bool,
+        bias: Bias,
         batch_first: bool,
         dropout: float,
         bidirectional: bool,
@@ -45,34 +56,130 @@ class Recurrent(nn.RNNBase):
         device: Any,
         dtype: torch.dtype | None,
         backend: str | None,
+        num_heads: int = 1,
+        forget_bias: float | None = None,
+        learn_initial_state: bool = False,
+        **settings: Any,
     ) -> None:
+        check_bias(bias)
+        plain = mode in _TORCH_MODES and isinstance(bias, bool) and num_heads == 1
+        # For other weights than torch's the base class checks its arguments on weights that
+        # have no memory, and they are made here.
         super().__init__(
-            mode,
+            mode if plain else "LSTM",
             input_size,
             hidden_size,
             num_layers=num_layers,
-            bias=bias,
+            bias=bool(bias),
             batch_first=batch_first,
             dropout=dropout,
             bidirectional=bidirectional,
             proj_size=proj_size,
-            device=device,
+            device=device if plain else "meta",
             dtype=dtype,
         )
         self.__dict__.pop("_flat_weight_refs", None)
         self.backend = backend
+        if forget_bias is not None:
+            self.forget_bias = forget_bias
+        if not plain:
+            self._make_weights(mode, bias, num_heads, device, dtype)
+        elif forget_bias is not None:
+            init.forget_bias_(self, forget_bias)
+        if settings:
+            self.settings = Settings(**settings)
+            self.settings.check(self._spec(), bool(proj_size), bidirectional)
+        if learn_initial_state:
+            self._make_initial_state(device, dtype)
+
+    def _make_initial_state(self, device: Any, dtype: torch.dtype | None) -> None:
+        """``initial_h [L*D, 1, K]`` and those of the other states, zero at first."""
+        self.learn_initial_state = True
+        count = self.num_layers * (2 if self.bidirectional else 1)
+        for index, name in enumerate(self._spec().states):
+            width = self.hidden_size if index else self.proj_size or self.hidden_size
+            zeros = torch.zeros(count, 1, width, device=device, dtype=dtype)
+            self.register_parameter(f"initial_{name}", nn.Parameter(zeros))
+
+    def _initial_state(self, batch: int) -> State:
+        states = [getattr(self, f"initial_{name}") for name in self._spec().states]
+        expanded = tuple(state.expand(-1, batch, -1) for state in states)
+        return expanded if len(expanded) > 1 else expanded[0]
+
+    def _make_weights(
+        self, mode: str, bias: Bias, num_heads: int, device: Any, dtype: torch.dtype | None
+    ) -> None:
+        if not isinstance(num_heads, int) or num_heads < 1:
+            raise ValueError(f"num_heads should be a positive integer, got: {num_heads!r}")
+        if self.hidden_size % num_heads:
+            raise ValueError(
+                f"hidden_size should be divisible by num_heads, got {self.hidden_size}, {num_heads}"
+            )
+        self.mode, self.bias = mode, bias  # type: ignore[assignment]
+        if num_heads > 1:
+            self.num_heads = num_heads
+        if self.proj_size and (num_heads > 1 or not self._spec().projects):
+            raise ValueError(f"{self._title} with {num_heads} heads has no projection")
+        self._parameters.clear()
+        self._all_weights = self._weight_names()
+        self._flat_weights_names = [name for names in self._all_weights for name in names]
+        directions = 2 if self.bidirectional else 1
+        k = self.proj_size or self.hidden_size
+        for index, names in enumerate(self._all_weights):
+            features = self.input_size if index < directions else directions * k
+            shapes = weight_shapes(
+                self._spec(), bias, features, self.hidden_size, self.proj_size, num_heads
+            )
+            for name, shape in zip(names, shapes.values(), strict=True):
+                parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                self.register_parameter(name, parameter)
+        self._make_others(device, dtype)
+        self.reset_parameters()
+
+    def _make_others(self, device: Any, dtype: torch.dtype | None) -> None:
+        """Parameters beside those of the functional form."""
+
+    def reset_parameters(self) -> None:
+        """Draws all parameters from U(-1/sqrt(H), 1/sqrt(H)) but those that begin otherwise."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for name, parameter in self.named_parameters(recurse=False):
+            if name.startswith("initial_"):
+                nn.init.zeros_(parameter)
+                continue
+            begin = self._initial.get(name.rpartition("_l")[0])
+            if begin is None:
+                nn.init.uniform_(parameter, -bound, bound)
+            else:
+                begin(parameter)
+        if self.forget_bias is not None:
+            init.forget_bias_(self, self.forget_bias)
 
     # --- a call -------------------------------------------------------------------------
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: Any = None
-    ) -> tuple[Tensor | PackedSequence, State]:
-        if inference.unwatched():
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_to: Any = "zero",
+        return_all_states: bool = False,
+    ) -> Any:
+        """Output and final state; with ``return_all_states`` the states after every step too.
+
+        The keyword arguments are those of `fastrnn.sequences.Call`.
+        """
+        call = NOTHING
+        given = not isinstance(reset_to, str) or reset_to != "zero"
+        if lengths is not None or reset is not None or return_all_states or given:
+            call = Call(lengths, reset, reset_to, return_all_states)
+        elif inference.unwatched():
             found = self._forward_unwatched(input, hx)
             if found is not None:
                 return found
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx)
+            return self._forward_packed(input, hx, call)
         rank = input.dim()
         if rank not in (2, 3):
             raise ValueError(
@@ -82,20 +189,26 @@ class Recurrent(nn.RNNBase):
         if state is not None:
             self._check_state_rank(state, rank)
         if rank == 3:
-            return self._forward(input, state, None, self.batch_first)
+            return self._forward(input, state, None, self.batch_first, call=call)
 
         batch_dim = 0 if self.batch_first else 1
         input = input.unsqueeze(batch_dim)
         if state is not None:
             state = map_state(lambda s: s.unsqueeze(1), state)
-        output, state = self._forward(input, state, None, self.batch_first)
-        return output.squeeze(batch_dim), map_state(lambda s: s.squeeze(1), state)
+        call = call.of_one_sequence(batch_dim)
+        output, *states = self._forward(input, state, None, self.batch_first, call=call)
+        squeezed = [map_state(lambda s: s.squeeze(-2), state) for state in states]
+        return output.squeeze(batch_dim), *squeezed
 
     def _forward_unwatched(self, input: Any, hx: Any) -> tuple[Tensor, State] | None:
         """The short way for what is simple, else None."""
         if type(input) is not Tensor or input.dim() != 3 or input.size(2) != self.input_size:
             return None
         if self.training and self.dropout and self.num_layers > 1:
+            return None
+        if not self.plain or self.settings is not OFF:
+            return None
+        if hx is None and self.learn_initial_state:
             return None
         spec = self._spec()
         pair = len(spec.states) > 1
@@ -120,17 +233,31 @@ class Recurrent(nn.RNNBase):
             return None
         output, finals = found
         return output.transpose(0, 1) if self.batch_first else output, (
-            tuple(finals) if pair else finals[0]  # type: ignore[return-value]
+            tuple(finals) if pair else finals[0]
         )
+
+    @property
+    def plain(self) -> bool:
+        """Whether its weights are in torch's form."""
+        torch_mode = self.mode in _TORCH_MODES
+        return torch_mode and isinstance(self.bias, bool) and self.num_heads == 1
+
+    @property
+    def beyond_torch(self) -> str:
+        """The settings that torch's layers do not have, as arguments."""
+        found = ["learn_initial_state=True"] if self.learn_initial_state else []
+        return ", ".join([*found, *([] if self.settings is OFF else [self.settings.described()])])
 
     def _spec(self) -> CellSpec:
         return CELLS[self.mode.lower()]
 
-    def _forward_packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, State]:
+    def _forward_packed(
+        self, packed: PackedSequence, hx: Any, call: Call
+    ) -> tuple[PackedSequence, State]:
         input, batch_sizes, sorted_indices, unsorted_indices = packed
         state = None if hx is None else self._as_state(hx)
         # The user's order of the batch is not that of the packed data.
-        output, state = self._forward(input, state, batch_sizes, False, sorted_indices)
+        output, state = self._forward(input, state, batch_sizes, False, sorted_indices, call)
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
         return packed, self.permute_hidden(state, unsorted_indices)
 
@@ -141,7 +268,8 @@ class Recurrent(nn.RNNBase):
         batch_sizes: Tensor | None,
         batch_first: bool,
         permutation: Tensor | None = None,
-    ) -> tuple[Tensor, State]:
+        call: Call = NOTHING,
+    ) -> Any:
         weights = read_weights(self, self._flat_weights_names)
         self._check_input(input, batch_sizes, weights[0].dtype)
         if state is not None:
@@ -151,6 +279,14 @@ class Recurrent(nn.RNNBase):
             else:
                 self._check_state(input, state, batch_sizes)
             state = self.permute_hidden(state, permutation)
+        elif self.learn_initial_state:
+            batch = input.size(0 if batch_first else 1) if batch_sizes is None else batch_sizes[0]
+            state = self._initial_state(int(batch))
+        sequences: dict[str, Any] = {}
+        if self.settings is not OFF:
+            sequences |= as_keywords(self.settings)
+        if call is not NOTHING:
+            sequences |= as_keywords(call)
         return self._compute(
             input,
             state,
@@ -162,10 +298,12 @@ class Recurrent(nn.RNNBase):
             bidirectional=self.bidirectional,
             batch_first=batch_first,
             batch_sizes=batch_sizes,
+            num_heads=self.num_heads,
             backend=self.backend,
+            **sequences,
         )
 
-    def _compute(self, *args: Any, **options: Any) -> tuple[Tensor, Any]:
+    def _compute(self, *args: Any, **options: Any) -> Any:
         """Calls the layer's function of `fastrnn.functional`."""
         raise NotImplementedError
 
@@ -254,11 +392,7 @@ class Recurrent(nn.RNNBase):
         self._flat_weights_names = [name for names in self._all_weights for name in names]
 
     def _weight_names(self) -> list[list[str]]:
-        kinds = ["weight_ih", "weight_hh"]
-        if self.bias:
-            kinds += ["bias_ih", "bias_hh"]
-        if self.proj_size > 0:
-            kinds += ["weight_hr"]
+        kinds = weight_names(self._spec(), self.bias, self.proj_size > 0)
         suffixes = ("", "_reverse") if self.bidirectional else ("",)
         return [
             [f"{kind}_l{layer}{suffix}" for kind in kinds]
@@ -268,4 +402,8 @@ class Recurrent(nn.RNNBase):
 
     def extra_repr(self) -> str:
         text = super().extra_repr()
+        if self.num_heads > 1:
+            text += f", num_heads={self.num_heads}"
+        if self.beyond_torch:
+            text += f", {self.beyond_torch}"
         return text if self.backend is None else f"{text}, backend={self.backend!r}"
