@@ -16,6 +16,7 @@ from .modules import (
     LSTM,
     RNN,
     Attention,
+    Bidirectional,
     CoupledLSTM,
     CoupledLSTMCell,
     GRUCell,
@@ -41,6 +42,7 @@ from .modules import (
     PointerAttention,
     RNNCell,
 )
+from .tbptt import tbptt
 
 __version__ = "0.1.0"
 
@@ -49,6 +51,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Attention",
+    "Bidirectional",
     "CoupledLSTM",
     "CoupledLSTMCell",
     "GRUCell",
@@ -76,6 +79,7 @@ __all__ = [
     "convert",
     "functional",
     "init",
+    "tbptt",
     "to_torch",
     "use_backend",
 ]

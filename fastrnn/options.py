@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -90,6 +90,18 @@ class Options:
             "the states of all steps": self.all_states,
         }
         return [name for name, wanted in found.items() if wanted]
+
+    def of(self, part: slice) -> Options:
+        """Those of some of the recurrences."""
+        if self is PLAIN:
+            return self
+        return replace(
+            self,
+            reset=None if self.reset is None else self.reset[:, part],
+            reset_states=[state[:, part] for state in self.reset_states],
+            dropout=None if self.dropout is None else self.dropout[part],
+            zoneout=[mask[:, part] for mask in self.zoneout],
+        )
 
     def flat(self) -> tuple[Any, ...]:
         """As the operators take them: `SCHEMA`."""

@@ -101,26 +101,22 @@ _RESET_STATES, _ZONEOUT = _PARAMS + 4, _PARAMS + 6
 
 
 def _kernel(*arguments: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    rest: Any
-    cell, gates_x, weight_hh, bias_hh, weight_hr, *rest = arguments[: _PARAMS + 1]
-    options, save = Options(*arguments[_OPTIONS]), arguments[-1]
+    cell, gates_x, weight_hh, bias_hh, weight_hr = arguments[:5]
+    rest = (*arguments[5 : _PARAMS + 1], Options(*arguments[_OPTIONS]), arguments[-1])
     if gpu.serves(gates_x):
-        weights = (weight_hh, bias_hh, weight_hr)
-        return gpu.scan(CELLS[cell], gates_x, *weights, *rest, options, save)
+        return gpu.scan(CELLS[cell], gates_x, weight_hh, bias_hh, weight_hr, *rest)
     unstacked = (_unstack(weight_hh), _unstack(bias_hh), _unstack(weight_hr))
-    return cpp.scan(CELLS[cell], gates_x, *unstacked, *rest, options, save)
+    return cpp.scan(CELLS[cell], gates_x, *unstacked, *rest)
 
 
 def _kernel_backward(*arguments: Any) -> list[Tensor]:
-    rest: Any
-    cell, gates_x, weight_hh, _, weight_hr, *rest = arguments[: _PARAMS + 1]
-    options, others = Options(*arguments[_OPTIONS]), arguments[_OPTIONS.stop :]
+    cell, gates_x, weight_hh, _, weight_hr = arguments[:5]
+    options = Options(*arguments[_OPTIONS])
+    rest = (*arguments[5 : _PARAMS + 1], options, *arguments[_OPTIONS.stop :])
     if gpu.serves(gates_x):
-        return gpu.scan_backward(
-            CELLS[cell], gates_x, weight_hh, weight_hr, *rest, options, *others
-        )
+        return gpu.scan_backward(CELLS[cell], gates_x, weight_hh, weight_hr, *rest)
     unstacked = (_unstack(weight_hh), _unstack(weight_hr))
-    return cpp.scan_backward(CELLS[cell], gates_x, *unstacked, *rest, options, *others)
+    return cpp.scan_backward(CELLS[cell], gates_x, *unstacked, *rest)
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
@@ -234,11 +230,11 @@ def _backward_twice(
         resets: Sequence[Tensor],
         upstream: Sequence[Any],
     ) -> list[Tensor]:
-        weights: Any = [optional.get(name) for name in ("weight_hh", "bias_hh", "weight_hr")]
+        hh, b_hh, hr = (optional.get(name) for name in ("weight_hh", "bias_hh", "weight_hr"))
+        to = replace(options, reset_states=resets)
         return reference.scan_backward(
-            CELLS[cell], gates_x, *weights, states, batch_sizes, reverse, params,
-            replace(options, reset_states=resets), *upstream,
-        )  # fmt: skip
+            CELLS[cell], gates_x, hh, b_hh, hr, states, batch_sizes, reverse, params, to, *upstream
+        )
 
     present = {name: tensor for name, tensor in optional.items() if tensor is not None}
     gradients, pull, *_ = torch.func.vjp(
