@@ -82,8 +82,8 @@ class OnnxRecurrent(nn.Module):
 
     The call is ``Y, Y_h = module(X, sequence_lens, initial_h)``, with ``initial_c`` and ``Y_c``
     more for an LSTM: X ``[T, B, I]``, lengths int ``[B]``, states ``[D, B, H]``, Y ``[T, D, B,
-    H]``; with ``layout`` 1 ``[B, T, I]``, ``[B, D, H]`` and ``[B, T, D, H]``. All but X may be None.
-    Parameters have a layer's names, so that a plain node's ``state_dict()`` is that of a `LSTM`,
+    H]``; with ``layout`` 1 ``[B, T, I]``, ``[B, D, H]`` and ``[B, T, D, H]``. All but X may be
+    None. Parameters have a layer's names, so that a plain node's ``state_dict()`` is that of a `LSTM`,
     `GRU` or `RNN`.
     """
 
@@ -217,7 +217,7 @@ def _spec(op: str, attributes: dict[str, Any], peepholes: bool) -> CellSpec:
 
 
 def _without_forget(weights: Weights) -> Weights:
-    """A coupled LSTM has no forget gate: i, f, g, o become i, g, o; peepholes i, f, o become i, o."""
+    """A coupled LSTM's: gates i, f, g, o become i, g, o, peepholes i, f, o become i, o."""
     found = {}
     for name, tensor in weights.items():
         blocks = list(tensor.chunk(3 if name == "weight_ch" else 4))
