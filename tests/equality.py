@@ -209,7 +209,7 @@ def infer(case: Case, arguments: Arguments) -> dict[str, torch.Tensor]:
             found = call_fastrnn(case, arguments)
         names = ["output", *(f"{name}_n" for name in case.state_shapes)]
         return dict(zip(names, found, strict=True))
-    name, _, nonlinearity = case.cell.partition("_")
+    nonlinearity = case.cell.partition("_")[2]
     options: dict[str, object] = {"nonlinearity": nonlinearity} if nonlinearity else {}
     layer = getattr(fastrnn, CELLS[case.cell].torch_layer)(
         case.features,

@@ -179,7 +179,11 @@ def test_heads_are_layers_side_by_side(name):
         expected, finals = one(x)
         got = output.unflatten(2, (2, heads, -1))[:, :, :, head].flatten(2)
         torch.testing.assert_close(got, expected)
-        pairs = [(states, finals)] if isinstance(states, torch.Tensor) else zip(states, finals)
+        pairs = (
+            [(states, finals)]
+            if isinstance(states, torch.Tensor)
+            else zip(states, finals, strict=True)
+        )
         for ours, theirs in pairs:
             torch.testing.assert_close(ours.unflatten(2, (heads, -1))[:, :, head], theirs)
 
@@ -208,7 +212,11 @@ def test_a_cell_is_a_step_of_its_layer(name):
     for x in (normal(B, I), normal(I)):
         _, expected = layer(x.unsqueeze(0))
         found = cell(x)
-        pairs = [(found, expected)] if isinstance(found, torch.Tensor) else zip(found, expected)
+        pairs = (
+            [(found, expected)]
+            if isinstance(found, torch.Tensor)
+            else zip(found, expected, strict=True)
+        )
         for ours, theirs in pairs:
             torch.testing.assert_close(ours, theirs.squeeze(0))
         again = cell(x, found)
@@ -282,6 +290,14 @@ def test_what_is_not_finite_stays_in_its_row(cell, value):
 
 
 # --- beginnings --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["LayerNormLSTM", "LayerNormGRU", "LightGRU"])
+def test_normalisations_begin_neutral(name):
+    for module in (make(name, num_layers=2), getattr(fastrnn, f"{name}Cell")(I, H)):
+        for key, parameter in module.named_parameters():
+            if "_ln" in key:
+                assert (parameter == (1 if key.startswith("weight") else 0)).all()
 
 
 @pytest.mark.parametrize("module", ["LSTM", "GRU", "GRUCell", "CoupledLSTM", "torch.nn.LSTM"])

@@ -164,7 +164,7 @@ class OnnxRecurrent(nn.Module):
         return Y, *finals
 
     def _lengths(self, given: Tensor | None, steps: int, batch: int) -> Tensor | None:
-        lengths = self.sequence_lens if given is None else given
+        lengths: Tensor | None = self._buffers["sequence_lens"] if given is None else given
         if lengths is None:
             return None
         if lengths.shape != (batch,) or lengths.is_floating_point():
@@ -179,7 +179,7 @@ class OnnxRecurrent(nn.Module):
         return lengths.long()
 
     def _state(self, role: str, given: Tensor | None, X: Tensor) -> Tensor:
-        state = getattr(self, role) if given is None else given
+        state: Tensor | None = getattr(self, role) if given is None else given
         shape = (len(self.reverse), X.shape[1], self.hidden_size)
         if state is None:
             return X.new_zeros(shape)
