@@ -84,9 +84,7 @@ class Case:
         found = {}
         for layer, direction in itertools.product(range(self.layers), range(self.directions)):
             below = self.directions * self.width if layer else self.features
-            shapes = weight_shapes(
-                CELLS[self.cell], self.bias, below, self.hidden, self.projection
-            )
+            shapes = weight_shapes(CELLS[self.cell], self.bias, below, self.hidden, self.projection)
             suffix = f"_l{layer}" + "_reverse" * direction
             found |= {name + suffix: shape for name, shape in shapes.items()}
         return found
@@ -211,7 +209,7 @@ def infer(case: Case, arguments: Arguments) -> dict[str, torch.Tensor]:
             found = call_fastrnn(case, arguments)
         names = ["output", *(f"{name}_n" for name in case.state_shapes)]
         return dict(zip(names, found, strict=True))
-    name, _, nonlinearity = case.cell.partition("_")
+    nonlinearity = case.cell.partition("_")[2]
     options: dict[str, object] = {"nonlinearity": nonlinearity} if nonlinearity else {}
     layer = getattr(fastrnn, CELLS[case.cell].torch_layer)(
         case.features,
@@ -289,7 +287,10 @@ def kink_allows(case: Case) -> bool:
     torch's layer and the oracle are as far apart as can be, and nothing is to be learnt.
     """
     values = case.batch * case.hidden * case.steps * case.directions * case.layers
-    return "relu" not in CELLS[case.cell].step.__code__.co_names or values * torch.finfo(case.dtype).eps < 1
+    return (
+        "relu" not in CELLS[case.cell].step.__code__.co_names
+        or values * torch.finfo(case.dtype).eps < 1
+    )
 
 
 @functools.lru_cache(maxsize=4)  # the instruction sets take their turns on one case

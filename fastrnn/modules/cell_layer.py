@@ -160,6 +160,7 @@ class CellStep(nn.RNNCellBase):
 
     _cell_name: ClassVar[str]
     _gained: ClassVar[bool] = False
+    _initial = INITIAL
     bias: Bias  # type: ignore[assignment]
 
     def __init__(
@@ -191,8 +192,9 @@ class CellStep(nn.RNNCellBase):
             self.register_parameter(name, parameter)
         self.reset_parameters()
 
-    reset_parameters = Recurrent.reset_parameters  # type: ignore[assignment]
-    _initial = INITIAL
+    def reset_parameters(self) -> None:
+        """As the layer's."""
+        Recurrent.reset_parameters(self)  # type: ignore[arg-type]
 
     def _spec(self) -> CellSpec:
         return CELLS[self._cell()]

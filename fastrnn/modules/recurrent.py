@@ -146,7 +146,8 @@ class Recurrent(nn.RNNBase):
             if name.startswith("initial_"):
                 nn.init.zeros_(parameter)
                 continue
-            begin = self._initial.get(name.rpartition("_l")[0])
+            # A layer's names end in _l0, a cell's do not.
+            begin = self._initial.get(name) or self._initial.get(name.rpartition("_l")[0])
             if begin is None:
                 nn.init.uniform_(parameter, -bound, bound)
             else:
