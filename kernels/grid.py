@@ -21,7 +21,17 @@ import triton
 import triton.language as tl
 
 from .barrier import arrive, wait
-from .tiles import dot, each_where, load, load_each, rows_of_step, spread, store, store_each
+from .tiles import (
+    dot,
+    each_where,
+    load,
+    load_each,
+    rows_of_step,
+    split_gates,
+    spread,
+    store,
+    store_each,
+)
 
 _VARYING = ["p_from", "p_to", "T", "B", "N", "patience"]
 
@@ -62,22 +72,6 @@ def _sum_parts(acc, SPLIT: tl.constexpr):
     if SPLIT > 1:
         acc = spread(tl.sum(acc, 0))
     return acc
-
-
-@triton.jit
-def _split_gates(a, G: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_B: tl.constexpr):
-    """Rows unit by unit, each with its gates, as a tile for each gate."""
-    if G == 1:
-        gates = (a,)
-    elif G == 2:
-        gates = tl.split(tl.permute(tl.reshape(a, [BLOCK_H, 2, BLOCK_B]), (0, 2, 1)))
-    else:
-        a = tl.permute(tl.reshape(a, [BLOCK_H, 2, 2, BLOCK_B]), (0, 3, 1, 2))
-        even, odd = tl.split(a)
-        g_0, g_2 = tl.split(even)
-        g_1, g_3 = tl.split(odd)
-        gates = (g_0, g_1, g_2, g_3)
-    return gates
 
 
 @triton.jit(do_not_specialize=_VARYING)
@@ -140,7 +134,7 @@ def forward_grid(
                     cache_modifier=".cg",
                 )  # fmt: skip
                 a += dot(weights[i], h_all, PRECISION)
-            sums = _split_gates(_sum_parts(a, SPLIT), G, BLOCK_H, BLOCK_B)
+            sums = split_gates(_sum_parts(a, SPLIT), G, BLOCK_H, BLOCK_B)
             a_gates = ()
             x_wide = ()
             for g in tl.static_range(G):

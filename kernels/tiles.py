@@ -64,6 +64,22 @@ def each_where(condition, chosen, others):
 
 
 @triton.jit
+def split_gates(a, G: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_B: tl.constexpr):
+    """Rows unit by unit, each with its gates, as a tile for each gate."""
+    if G == 1:
+        gates = (a,)
+    elif G == 2:
+        gates = tl.split(tl.permute(tl.reshape(a, [BLOCK_H, 2, BLOCK_B]), (0, 2, 1)))
+    else:
+        a = tl.permute(tl.reshape(a, [BLOCK_H, 2, 2, BLOCK_B]), (0, 3, 1, 2))
+        even, odd = tl.split(a)
+        g_0, g_2 = tl.split(even)
+        g_1, g_3 = tl.split(odd)
+        gates = (g_0, g_1, g_2, g_3)
+    return gates
+
+
+@triton.jit
 def spread(x):
     """``x``, laid out among the threads as what is loaded and stored.
 

@@ -46,6 +46,10 @@ FORMS = {
     "slices": lambda p: plan.Plan(
         "grid", "asked for", 16, 16, 32, 4, held=True, split=2, stepwise=True
     ),
+    # One program that takes all tiles in turn.
+    "stream": lambda p: plan.Plan(
+        "stream", "asked for", 16, 16, 32, 4, programs=1, block_p=16, stages=2
+    ),
 }
 
 
@@ -94,7 +98,9 @@ def possible(case):
 def form_of(case, index):
     if case.dtype == torch.float64:
         return "simple"
-    return "rows" if case.projection else ("rows", "grid", "slices", "simple")[index % 4]
+    if case.projection:
+        return ("rows", "stream", "simple")[index % 3]
+    return ("rows", "grid", "slices", "stream", "simple")[index % 5]
 
 
 CASES = [(form_of(case, i), case) for i, case in enumerate(covering(LEVELS, possible))]

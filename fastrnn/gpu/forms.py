@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import grid, rows, simple
+from . import grid, rows, simple, stream
 from .call import Call
 from .plan import A100, B200, H200, Device, Plan, Problem, choose
 from .precision import float32_product
@@ -60,6 +60,8 @@ def forward(
         rows.forward(call, chosen, precision, *tensors)
     elif chosen.form == "grid":
         grid.forward(call, chosen, precision, *tensors)
+    elif chosen.form == "stream":
+        stream.forward(call, chosen, precision, *tensors)
     else:
         simple.forward(call, *tensors)
 
@@ -82,5 +84,7 @@ def backward(
         rows.backward(call, chosen, precision, *tensors)
     elif chosen.form == "grid":
         grid.backward(call, chosen, precision, *tensors)
+    elif chosen.form == "stream":
+        stream.backward(call, chosen, precision, *tensors)
     else:
         simple.backward(call, *tensors)

@@ -27,20 +27,31 @@ PATIENCE = 1 << 22
 
 
 @functools.lru_cache(maxsize=64)
-def _failed(device: torch.device) -> Tensor:
+def failed(device: torch.device) -> Tensor:
+    """The word that a lost wait marks, one a device."""
     return torch.zeros(1, dtype=torch.int32, pin_memory=device.type == "cuda")
 
 
 def check(device: torch.device) -> None:
     """Raise RuntimeError if a launch on the device gave up waiting; reported once."""
-    failed = _failed(device)
-    if failed[0]:
-        failed.zero_()
+    mark = failed(device)
+    if mark[0]:
+        mark.zero_()
         raise RuntimeError(
             f"a recurrent kernel on {device} gave up waiting for its own programs, and what it "
             "returned is wrong: they did not all run at once. Another backend or form has to "
             "serve: fastrnn.use_backend('reference')"
         )
+
+
+def cooperative() -> dict[str, Any]:
+    """The option of a launch that is refused if not all of its programs can run at once."""
+    return {} if INTERPRETED else {"launch_cooperative_grid": True}
+
+
+def counters(call: Call, groups: int) -> Tensor:
+    """Of arrivals, one for each group; a launch's own, so that streams do not meet in them."""
+    return torch.zeros(groups, dtype=torch.int32, device=call.device)
 
 
 def _launch(call: Call, plan: Plan, precision: str) -> tuple[tuple[int], dict[str, Any]]:
@@ -59,9 +70,7 @@ def _launch(call: Call, plan: Plan, precision: str) -> tuple[tuple[int], dict[st
         "maxnreg": 255 if plan.held else None,
         "enable_fp_fusion": True,
     }
-    if not INTERPRETED and not plan.stepwise:
-        options["launch_cooperative_grid"] = True  # refused if not all can run at once
-    return (grid,), options
+    return (grid,), options | ({} if plan.stepwise else cooperative())
 
 
 def _launches(plan: Plan, first: int, last: int, step: int) -> Iterator[tuple[int, int]]:
@@ -89,13 +98,13 @@ def forward(
     wide = states[0].to(call.wide, copy=True)
     extra = call.gather(states[1:])
     grid, options = _launch(call, plan, precision)
-    counters = torch.zeros(grid, dtype=torch.int32, device=call.device)
+    arrivals = counters(call, grid[0])
     for begin, end in _launches(plan, 0, call.T, 1):
         kernels.forward_grid[grid](
             gates_x, weight_hh.contiguous(),
             gates_x if bias_hh is None else bias_hh.contiguous(),
             exchange, wide, extra, out, saved[0] if saved else extra, call.starts, call.reverse,
-            counters, _failed(call.device), begin, end, call.T, call.B, call.N, PATIENCE,
+            arrivals, failed(call.device), begin, end, call.T, call.B, call.N, PATIENCE,
             BIAS=bias_hh is not None, SAVE=bool(saved), **call.forward_options, **options,
         )  # fmt: skip
     for final, state in zip(finals, (wide, *extra), strict=True):
@@ -122,12 +131,12 @@ def backward(
     dextra = call.gather(grad_finals[1:])
     extra_0 = call.gather(states[1:])
     grid, options = _launch(call, plan, precision)
-    counters = torch.zeros(grid, dtype=torch.int32, device=call.device)
+    arrivals = counters(call, grid[0])
     for begin, end in _launches(plan, call.T - 1, -2, -1):
         kernels.backward_grid[grid](
             weight_hh.contiguous(), exchange, saved[0], out, states[0], extra_0, grad_out, dh,
             dextra, found[0], found[sides - 1], call.starts, call.reverse,
-            counters, _failed(call.device), begin, end, call.T, call.B, call.N, PATIENCE,
+            arrivals, failed(call.device), begin, end, call.T, call.B, call.N, PATIENCE,
             **call.backward_options, **options,
         )  # fmt: skip
     for grad, state in zip(found[sides : sides + len(states)], (dh, *dextra), strict=True):

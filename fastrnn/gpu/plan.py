@@ -45,7 +45,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Plan:
-    """A form, ``"rows"``, ``"grid"`` or ``"simple"``, its blocks, and the reason in words."""
+    """A form, ``"rows"``, ``"grid"``, ``"stream"`` or ``"simple"``, its blocks, and the reason."""
 
     form: str
     why: str
@@ -56,6 +56,9 @@ class Plan:
     held: bool = False  # weights in registers
     split: int = 1  # of the product's sum among warps
     stepwise: bool = False  # a launch for each step
+    programs: int = 0  # where tiles are dealt out among them
+    block_p: int = 0  # units of a projected h
+    stages: int = 1  # tiles of a product on their way at once
 
 
 def power_of_2(size: int) -> int:
@@ -76,12 +79,12 @@ def choose(problem: Problem, device: Device, backward: bool = False) -> Plan:
     rows = _rows(p, device, backward)
     if rows.form == "rows":
         return rows
-    if p.projected:
-        return Plan("simple", f"{rows.why}, and the form of many programs projects nothing")
     if p.single:
         return Plan("simple", f"{rows.why}, and one step has nothing to wait for")
+    if p.projected:
+        return _stream(p, device, backward, "a projection takes a second product a step")
     grid = _grid(p, device, backward)
-    return grid or Plan("simple", f"{rows.why}, nor do they fit {device.processors} at once")
+    return grid or _stream(p, device, backward, f"nor do they fit {device.processors} at once")
 
 
 def _rows(p: Problem, device: Device, backward: bool) -> Plan:
@@ -132,6 +135,28 @@ def _grid(p: Problem, device: Device, backward: bool) -> Plan | None:
                 block_b=block_b, block_h=block_h, block_k=block_k, warps=8, held=held, split=split,
             )  # fmt: skip
     return None
+
+
+def _stream(p: Problem, device: Device, backward: bool, why: str) -> Plan:
+    """Tiles that read least, counting the turns that a program with several takes."""
+    rows_per_unit = 1 if backward else 4 if p.G == 3 else p.G
+
+    def read(block_h: int, block_b: int) -> tuple[int, int]:
+        tiles = p.N * -(-p.B // block_b) * -(-p.H // block_h)
+        rows = block_h * rows_per_unit + block_b
+        return -(-tiles // device.processors) * rows, tiles * rows
+
+    heights = [h for h in (16, 32, 64, 128) if h * rows_per_unit in (64, 128)]
+    widths = [w for w in (16, 32, 64, 128) if w < 2 * max(16, p.B)]
+    sizes = [(h, w) for h in heights for w in widths]
+    block_h, block_b = min(sizes, key=lambda size: read(*size))
+    tiles = p.N * -(-p.B // block_b) * -(-p.H // block_h)
+    tall = block_h * rows_per_unit
+    return Plan(
+        "stream", f"{why}: {tiles} tiles of {tall} x {block_b} read from the L2 cache each step",
+        block_b=block_b, block_h=block_h, block_k=128 // _BYTES[p.dtype], block_p=64, warps=8,
+        stages=4, programs=min(tiles, device.processors),
+    )  # fmt: skip
 
 
 def _split(p: Problem) -> bool:

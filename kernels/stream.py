@@ -1,0 +1,263 @@
+"""A whole sequence in many programs, weights read anew each step: for layers that no chip holds.
+
+One launch has the time loop. A step's work is cut into tiles, BLOCK_B sequences by BLOCK_H units of
+one recurrence with all their gates; a program takes each n-th of them, multiplies in a pipelined
+loop over the sum, and finishes with the cell. States lie in buffers ``[N, B, ...]``. After a step,
+and with a projection in the middle of one, all programs wait for all: h (forward) or the gates'
+gradients (backward) pass through global memory.
+
+Bound: the L2 cache. A tile reads (rows of weights + BLOCK_B) x K numbers: at H = 2048, B = 64 and
+bfloat16 128 tiles of 64 rows read 67 MB a step, 12 us at 5.5 TB/s; the barrier adds 1 us. A launch
+of two kernels a step, which this replaces, costs some 5 us in a CUDA graph and 30 us without one,
+beside the same reading.
+"""
+
+import triton
+import triton.language as tl
+
+from .barrier import arrive, wait
+from .tiles import (
+    dot,
+    each_where,
+    load,
+    load_each,
+    rows_of_step,
+    split_gates,
+    store,
+    store_each,
+)
+
+_VARYING = ["T", "B", "N", "patience"]
+
+
+@triton.jit
+def _tiles(B, N, W: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_W: tl.constexpr):
+    """How many a step has over W columns."""
+    return N * tl.cdiv(B, BLOCK_B) * ((W + BLOCK_W - 1) // BLOCK_W)
+
+
+@triton.jit
+def _place(tile, p, T, B, starts_ptr, reverse_ptr, W: tl.constexpr, PACKED: tl.constexpr,
+           BLOCK_B: tl.constexpr, BLOCK_W: tl.constexpr):  # fmt: skip
+    """A tile's recurrence, direction, sequences, first unit; rows of the step it is at."""
+    slices: tl.constexpr = (W + BLOCK_W - 1) // BLOCK_W
+    group = tile // slices
+    blocks_b = tl.cdiv(B, BLOCK_B)
+    n = (group // blocks_b).to(tl.int64)
+    b = (group % blocks_b).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
+    reverse = tl.load(reverse_ptr + n) != 0
+    start, active = rows_of_step(starts_ptr, p, T, B, reverse, PACKED)
+    return n, reverse, b, tile % slices * BLOCK_W, start, active
+
+
+@triton.jit
+def _product(weight_ptr, rows, rows_inside, step_k, x_ptr, columns, columns_inside,
+             SIZE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    """``weight [rows, SIZE] . x [SIZE, columns]``; neighbours in the sum lie ``step_k`` and 1 apart.
+
+    Other programs wrote x a moment ago: past the first cache, which does not know.
+    """
+    acc = tl.zeros([rows.shape[0], columns.shape[0]], tl.float32)
+    for k_0 in range(0, SIZE, BLOCK_K):
+        k = k_0 + tl.arange(0, BLOCK_K)
+        w_inside = rows_inside[:, None] & (k < SIZE)[None, :]
+        x_inside = (k < SIZE)[:, None] & columns_inside[None, :]
+        if SIZE % BLOCK_K == 0:
+            w_inside = rows_inside[:, None]
+            x_inside = columns_inside[None, :]
+        w = tl.load(weight_ptr + rows[:, None] + k[None, :] * step_k, mask=w_inside, other=0.0)
+        x = tl.load(x_ptr + columns[None, :] + k[:, None], mask=x_inside, other=0.0,
+                    cache_modifier=".cg")  # fmt: skip
+        acc += dot(w, x, PRECISION)
+    return acc
+
+
+@triton.jit(do_not_specialize=_VARYING)
+def forward_stream(
+    gates_x_ptr, weight_ptr, bias_ptr, project_ptr, exchange_ptr, arrived_ptr, wide_ptr, extra_ptr,
+    out_ptr, reserve_ptr, hidden_ptr, starts_ptr, reverse_ptr, counter_ptr, failed_ptr,
+    T, B, N, patience,
+    CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
+    WIDE: tl.constexpr, READS_H: tl.constexpr, BIAS: tl.constexpr, PACKED: tl.constexpr,
+    SAVE: tl.constexpr, PROJECTED: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """``exchange [2, N, B, K]``: h before step p is in p % 2, with a projection in 0. A hidden that
+    is to be projected goes through ``arrived [N, B, H]``, and for the backward to ``hidden``;
+    ``wide [N, B, K]`` is h unrounded."""
+    ROWS: tl.constexpr = 4 if G == 3 else G  # of the weights for a unit: a power of two
+    programs = tl.num_programs(0)
+    step_x = N * B.to(tl.int64) * H
+    step_h = N * B.to(tl.int64) * K
+    arrivals = 0
+    for p in range(0, T):
+        parity = p % 2
+        source = exchange_ptr if PROJECTED else exchange_ptr + parity * step_h
+        target = exchange_ptr if PROJECTED else exchange_ptr + (1 - parity) * step_h
+        for tile in range(tl.program_id(0), _tiles(B, N, H, BLOCK_B, BLOCK_H), programs):
+            n, _, b_line, u_0, start, active = _place(
+                tile, p, T, B, starts_ptr, reverse_ptr, H, PACKED, BLOCK_B, BLOCK_H
+            )
+            r = tl.arange(0, BLOCK_H * ROWS)
+            r_gate, r_unit = r % ROWS, u_0 + r // ROWS
+            sums = split_gates(
+                _product(
+                    weight_ptr, (n * (G * H) + r_gate * H + r_unit) * K,
+                    (r_gate < G) & (r_unit < H), 1,
+                    source, (n * B + b_line) * K, b_line < B, K, PRECISION, BLOCK_K,
+                ), G, BLOCK_H, BLOCK_B,
+            )  # fmt: skip
+            b = b_line[None, :]
+            u = u_0 + tl.arange(0, BLOCK_H)[:, None]
+            here = b < active
+            inside = (b < B) & (u < H)
+            mask = here & (u < H)
+            row = (start + b) * N + n
+            state = (n * B + b) * H + u
+            x = load_each(gates_x_ptr, row * (G * H) + u, mask, H, G, WIDE)
+            bias = load_each(bias_ptr, n * (G * H) + u, (u < H) & BIAS, H, G, WIDE)
+            a = ()
+            for g in tl.static_range(G):
+                a = a + (sums[g] + bias[g] if BIAS else sums[g],)
+            h = tl.zeros([BLOCK_H, BLOCK_B], WIDE)
+            if not PROJECTED:
+                h = load(wide_ptr, state, inside, WIDE)
+            s = load_each(extra_ptr, state, inside, step_x, X, WIDE)
+
+            h_new, s_new, saved = CELL(x, a, h, s)
+
+            store_each(extra_ptr, state, mask, step_x, s_new)
+            if SAVE:
+                store_each(reserve_ptr, row * (len(saved) * H) + u, mask, H, saved)
+            if PROJECTED:
+                store(arrived_ptr, state, inside, h_new)
+                if SAVE:
+                    store(hidden_ptr, row * H + u, mask, h_new)
+            else:
+                store(wide_ptr, state, mask, h_new)
+                store(target, state, inside, tl.where(here, h_new, h))
+                store(out_ptr, row * H + u, mask, h_new)
+        arrive(counter_ptr)
+        arrivals += programs
+        patience = wait(counter_ptr, arrivals, failed_ptr, patience)
+        if PROJECTED:
+            for tile in range(tl.program_id(0), _tiles(B, N, K, BLOCK_B, BLOCK_P), programs):
+                n, _, b_line, q_0, start, active = _place(
+                    tile, p, T, B, starts_ptr, reverse_ptr, K, PACKED, BLOCK_B, BLOCK_P
+                )
+                q_line = q_0 + tl.arange(0, BLOCK_P)
+                h_new = _product(
+                    project_ptr, (n * K + q_line) * H, q_line < K, 1,
+                    arrived_ptr, (n * B + b_line) * H, b_line < B, H, PRECISION, BLOCK_K,
+                )  # fmt: skip
+                b, q = b_line[None, :], q_line[:, None]
+                mask = (b < active) & (q < K)
+                state = (n * B + b) * K + q
+                store(wide_ptr, state, mask, h_new)
+                store(exchange_ptr, state, mask, h_new)
+                store(out_ptr, ((start + b) * N + n) * K + q, mask, h_new)
+            arrive(counter_ptr)
+            arrivals += programs
+            patience = wait(counter_ptr, arrivals, failed_ptr, patience)
+
+
+@triton.jit(do_not_specialize=_VARYING)
+def backward_stream(
+    weight_ptr, project_ptr, exchange_ptr, arrived_ptr, reserve_ptr, h_rows_ptr, h_0_ptr,
+    extra_0_ptr, grad_out_ptr, dh_ptr, dextra_ptr, dgates_x_ptr, dgates_h_ptr, dproj_ptr,
+    starts_ptr, reverse_ptr, counter_ptr, failed_ptr, T, B, N, patience,
+    CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, SAVED: tl.constexpr, H: tl.constexpr,
+    K: tl.constexpr, WIDE: tl.constexpr, READS_H: tl.constexpr, APART: tl.constexpr,
+    PACKED: tl.constexpr, PROJECTED: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """``exchange [2, N, B, G*H]``: gradients of the step after p are in p % 2. ``dh [N, B, K]``:
+    what comes to h past its gates. The gradient of a projected h goes through ``arrived [N, B, K]``.
+    ``h_rows`` is the output, or h before the projection."""
+    programs = tl.num_programs(0)
+    step_x = N * B.to(tl.int64) * H
+    arrivals = 0
+    for i in range(0, T + 1):  # one more, which leads to the initial states
+        p = T - 1 - i
+        parity = i % 2
+        source = exchange_ptr + parity * step_x * G
+        target = exchange_ptr + (1 - parity) * step_x * G
+        if PROJECTED:
+            for tile in range(tl.program_id(0), _tiles(B, N, K, BLOCK_B, BLOCK_P), programs):
+                n, _, b_line, q_0, start, active = _place(
+                    tile, p, T, B, starts_ptr, reverse_ptr, K, PACKED, BLOCK_B, BLOCK_P
+                )
+                q_line = q_0 + tl.arange(0, BLOCK_P)
+                came = _product(
+                    weight_ptr, n * (G * H) * K + q_line, q_line < K, K,
+                    source, (n * B + b_line) * (G * H), b_line < B, G * H, PRECISION, BLOCK_K,
+                )  # fmt: skip
+                b, q = b_line[None, :], q_line[:, None]
+                here, inside = b < active, (b < B) & (q < K)
+                state = (n * B + b) * K + q
+                row = ((start + b) * N + n) * K + q
+                dh = load(dh_ptr, state, inside, WIDE) + came
+                total = dh + load(grad_out_ptr, row, inside & here, WIDE)
+                store(dproj_ptr, row, inside & here, total)
+                store(arrived_ptr, state, inside, tl.where(here, total, 0.0))
+                store(dh_ptr, state, inside, tl.where(here, 0.0, dh))
+            arrive(counter_ptr)
+            arrivals += programs
+            patience = wait(counter_ptr, arrivals, failed_ptr, patience)
+        for tile in range(tl.program_id(0), _tiles(B, N, H, BLOCK_B, BLOCK_H), programs):
+            n, reverse, b_line, u_0, start, active = _place(
+                tile, p, T, B, starts_ptr, reverse_ptr, H, PACKED, BLOCK_B, BLOCK_H
+            )
+            start_prev, active_prev = rows_of_step(starts_ptr, p - 1, T, B, reverse, PACKED)
+            u_line = u_0 + tl.arange(0, BLOCK_H)
+            if PROJECTED:
+                dh = _product(
+                    project_ptr, n * K * H + u_line, u_line < H, H,
+                    arrived_ptr, (n * B + b_line) * K, b_line < B, K, PRECISION, BLOCK_K,
+                )  # fmt: skip
+            else:
+                dh = _product(
+                    weight_ptr, n * (G * H) * H + u_line, u_line < H, H,
+                    source, (n * B + b_line) * (G * H), b_line < B, G * H, PRECISION, BLOCK_K,
+                )  # fmt: skip
+            b, u = b_line[None, :], u_line[:, None]
+            here, inside = b < active, (b < B) & (u < H)
+            mask = here & (u < H)
+            later = mask & (b < active_prev)
+            first = mask & (b >= active_prev)
+            row, before = (start + b) * N + n, (start_prev + b) * N + n
+            state = (n * B + b) * H + u
+            if not PROJECTED:
+                dh += load(dh_ptr, state, inside, WIDE)
+            total = dh
+            if not PROJECTED:
+                total = dh + load(grad_out_ptr, row * H + u, mask, WIDE)
+            saved = load_each(reserve_ptr, row * (SAVED * H) + u, mask, H, SAVED, WIDE)
+            h = load(h_rows_ptr, row * H + u, mask, WIDE)
+            h_prev = tl.zeros([BLOCK_H, BLOCK_B], WIDE)
+            if READS_H:
+                h_prev = load(h_rows_ptr, before * H + u, later, WIDE)
+                h_prev += load(h_0_ptr, state, first, WIDE)
+            s_prev = each_where(
+                first,
+                load_each(extra_0_ptr, state, first, step_x, X, WIDE),
+                load_each(
+                    reserve_ptr, before * (SAVED * H) + (SAVED - X) * H + u, later, H, X, WIDE
+                ),
+            )
+            ds = load_each(dextra_ptr, state, inside, step_x, X, WIDE)
+
+            dx, da, ds_new, dh_new = CELL(saved, h, h_prev, s_prev, total, ds)
+
+            for g in tl.static_range(G):
+                offs = (n * B + b) * (G * H) + g * H + u
+                store(target, offs, inside, tl.where(here, da[g], 0.0))
+            store_each(dextra_ptr, state, mask, step_x, ds_new)
+            store_each(dgates_x_ptr, row * (G * H) + u, mask, H, dx)
+            if APART:
+                store_each(dgates_h_ptr, row * (G * H) + u, mask, H, da)
+            if not PROJECTED:
+                store(dh_ptr, state, inside, tl.where(here, dh_new, dh))
+        arrive(counter_ptr)
+        arrivals += programs
+        patience = wait(counter_ptr, arrivals, failed_ptr, patience)
