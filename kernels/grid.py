@@ -26,6 +26,7 @@ from .tiles import (
     each_where,
     load,
     load_each,
+    program_anew,
     rows_of_step,
     split_gates,
     spread,
@@ -37,10 +38,9 @@ _VARYING = ["p_from", "p_to", "T", "B", "N", "patience"]
 
 
 @triton.jit
-def _place(B, reverse_ptr, counter_ptr, H: tl.constexpr, BLOCK_B: tl.constexpr,
+def _place(pid, B, reverse_ptr, counter_ptr, H: tl.constexpr, BLOCK_B: tl.constexpr,
            BLOCK_H: tl.constexpr):  # fmt: skip
     """A program's recurrence, direction, sequences, units; its group's counter and size."""
-    pid = tl.program_id(0)
     slices: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
     group = pid // slices
     blocks_b = tl.cdiv(B, BLOCK_B)
@@ -89,7 +89,7 @@ def forward_grid(
     NARROW: tl.constexpr = out_ptr.dtype.element_ty
     ROWS: tl.constexpr = 4 if G == 3 else G  # of the weights for a unit: a power of two
     n, reverse, b_line, u_0, counter_ptr, slices = _place(
-        B, reverse_ptr, counter_ptr, H, BLOCK_B, BLOCK_H
+        tl.program_id(0), B, reverse_ptr, counter_ptr, H, BLOCK_B, BLOCK_H
     )
     b = b_line[None, :]
     u = u_0 + tl.arange(0, BLOCK_H)[:, None]
@@ -167,8 +167,13 @@ def forward_grid(
             if p < p_to:
                 patience = wait(counter_ptr, slices * (p - p_from), failed_ptr, patience)
 
-    store(wide_ptr, state, inside, h)
-    store_each(extra_ptr, state, inside, step_x, s)
+    n, _, b_line, u_0, _, _ = _place(
+        program_anew(), B, reverse_ptr, counter_ptr, H, BLOCK_B, BLOCK_H
+    )
+    b, u = b_line[None, :], u_0 + tl.arange(0, BLOCK_H)[:, None]
+    inside = (b < B) & (u < H)
+    store(wide_ptr, (n * B + b) * H + u, inside, h)
+    store_each(extra_ptr, (n * B + b) * H + u, inside, step_x, s)
 
 
 @triton.jit(do_not_specialize=_VARYING)
@@ -189,7 +194,7 @@ def backward_grid(
     tl.static_assert(not PROJECTED)
     NARROW: tl.constexpr = dgates_x_ptr.dtype.element_ty
     n, reverse, b_line, u_0, counter_ptr, slices = _place(
-        B, reverse_ptr, counter_ptr, H, BLOCK_B, BLOCK_H
+        tl.program_id(0), B, reverse_ptr, counter_ptr, H, BLOCK_B, BLOCK_H
     )
     b = b_line[None, :]
     u_line = u_0 + tl.arange(0, BLOCK_H)
@@ -276,5 +281,10 @@ def backward_grid(
             saved, h, dout = saved_prev, h_row_prev, dout_prev
             p -= 1
 
-    store(dh_ptr, state, inside, dh)
-    store_each(dextra_ptr, state, inside, step_x, ds)
+    n, _, b_line, u_0, _, _ = _place(
+        program_anew(), B, reverse_ptr, counter_ptr, H, BLOCK_B, BLOCK_H
+    )
+    b, u = b_line[None, :], u_0 + tl.arange(0, BLOCK_H)[:, None]
+    inside = (b < B) & (u < H)
+    store(dh_ptr, (n * B + b) * H + u, inside, dh)
+    store_each(dextra_ptr, (n * B + b) * H + u, inside, step_x, ds)

@@ -17,15 +17,24 @@ what the backward wants) come to 1.8 us of one SM's share of the bandwidth, if a
 import triton
 import triton.language as tl
 
-from .tiles import dot, each_where, load, load_each, narrow, rows_of_step, store, store_each
+from .tiles import (
+    dot,
+    each_where,
+    load,
+    load_each,
+    narrow,
+    program_anew,
+    rows_of_step,
+    store,
+    store_each,
+)
 
 _VARYING = ["T", "B", "N"]
 
 
 @triton.jit
-def _place(B, reverse_ptr, BLOCK_B: tl.constexpr):
+def _place(pid, B, reverse_ptr, BLOCK_B: tl.constexpr):
     """A program's recurrence, its direction, and its sequences."""
-    pid = tl.program_id(0)
     blocks_b = tl.cdiv(B, BLOCK_B)
     n = (pid // blocks_b).to(tl.int64)
     offs_b = (pid % blocks_b).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -42,7 +51,7 @@ def forward_rows(
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     NARROW: tl.constexpr = out_ptr.dtype.element_ty
-    n, reverse, b = _place(B, reverse_ptr, BLOCK_B)
+    n, reverse, b = _place(tl.program_id(0), B, reverse_ptr, BLOCK_B)
     u = tl.arange(0, BLOCK_H)[None, :]
     k = tl.arange(0, BLOCK_K)
     step_x = N * B.to(tl.int64) * H
@@ -106,6 +115,8 @@ def forward_rows(
             start, active, x = start_next, active_next, x_next
             p += 1
 
+    n, _, b = _place(program_anew(), B, reverse_ptr, BLOCK_B)
+    inside, inside_k = (b < B) & (u < H), (b < B) & (k[None, :] < K)
     store(h_n_ptr, (n * B + b) * K + k[None, :], inside_k, h)
     store_each(extra_n_ptr, (n * B + b) * H + u, inside, step_x, s)
 
@@ -122,7 +133,7 @@ def backward_rows(
 ):  # fmt: skip
     """``h_rows`` is the output, or h before the projection."""
     NARROW: tl.constexpr = dgates_x_ptr.dtype.element_ty
-    n, reverse, b = _place(B, reverse_ptr, BLOCK_B)
+    n, reverse, b = _place(tl.program_id(0), B, reverse_ptr, BLOCK_B)
     u = tl.arange(0, BLOCK_H)[None, :]
     k = tl.arange(0, BLOCK_K)[None, :]
     v = tl.arange(0, BLOCK_H)[:, None]
@@ -192,5 +203,7 @@ def backward_rows(
             saved, h, dout = saved_prev, h_row_prev, dout_prev
             p -= 1
 
-    store(dh_0_ptr, state_k, inside_k, dh)
-    store_each(dextra_0_ptr, state, inside, step_x, ds)
+    n, _, b = _place(program_anew(), B, reverse_ptr, BLOCK_B)
+    inside, inside_k = (b < B) & (u < H), (b < B) & (k < K)
+    store(dh_0_ptr, (n * B + b) * K + k, inside_k, dh)
+    store_each(dextra_0_ptr, (n * B + b) * H + u, inside, step_x, ds)

@@ -80,6 +80,19 @@ def split_gates(a, G: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_B: tl.constexpr
 
 
 @triton.jit
+def program_anew():
+    """This program's number, as if unknown: what is worked out from it after a loop is no number
+    that was known before, which the assembler would park in memory meanwhile."""
+    if INTERPRETED:
+        pid = tl.program_id(0)
+    else:
+        pid = tl.inline_asm_elementwise(
+            "mov.u32 $0, %ctaid.x;", "=r", [], dtype=tl.int32, is_pure=False, pack=1
+        )
+    return pid
+
+
+@triton.jit
 def spread(x):
     """``x``, laid out among the threads as what is loaded and stored.
 
