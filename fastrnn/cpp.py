@@ -10,6 +10,8 @@ from torch.autograd import forward_ad
 
 from . import allocate
 from .cells import CellSpec
+from .options import PLAIN, Options
+from .options import why_not as why_not_with
 
 try:
     from . import _C
@@ -26,13 +28,18 @@ _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16:
 PRODUCT_DTYPES = (torch.float32, torch.float64)
 _LARGE = 4 << 20  # bytes
 
+# Of what `Options.asked` tells, what the kernels do.
+_SERVED: frozenset[str] = frozenset()
 
-def why_not(spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | None:
+
+def why_not(
+    spec: CellSpec, device: torch.device, dtype: torch.dtype, options: Options = PLAIN
+) -> str | None:
     """The reason this backend cannot serve, None if it can."""
     reason = why_not_at_all(device, dtype)
     if reason is None and spec.name not in _CELLS:
         return f"it has no kernel for the cell {spec.name!r}"
-    return reason
+    return reason or why_not_with(options, _SERVED)
 
 
 def why_not_at_all(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -101,16 +108,20 @@ def _fresh(tensors: Sequence[Tensor]) -> None:
 def scan(
     spec: CellSpec,
     gates_x: Tensor,
-    weight_hh: Sequence[Tensor],
+    weight_hh: Sequence[Tensor] | None,
     bias_hh: Sequence[Tensor] | None,
     weight_hr: Sequence[Tensor] | None,
     states: Sequence[Tensor],
     batch_sizes: Tensor | None,
     reverse: Sequence[bool],
+    params: Sequence[Tensor],
+    options: Options,
     save: bool,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Outputs, final states and what the backward needs (`fastrnn.allocate.results`)."""
-    out, finals, saved = allocate.results(spec, gates_x, weight_hr is not None, states, save)
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """Outputs, final and all states, what the backward needs (`fastrnn.allocate.results`)."""
+    out, finals, others, saved = allocate.results(
+        spec, gates_x, weight_hr is not None, states, options, save
+    )
     _fresh((out, *saved))
     gates_x = _dense_last(gates_x)
     states = [_dense_last(state) for state in states]
@@ -125,7 +136,7 @@ def scan(
         _shape(spec, gates_x, states, batch_sizes),
         list(reverse),
         _rows(gates_x),
-        [(_address(weight), *weight.stride()) for weight in weight_hh],
+        [(_address(weight), *weight.stride()) for weight in weight_hh or ()],
         [] if biases is None else [_address(bias) for bias in biases],
         [] if weight_hr is None else [(_address(weight), *weight.stride()) for weight in weight_hr],
         [_states(state) for state in states],
@@ -135,24 +146,27 @@ def scan(
         _rows(hidden),
         save,
     )
-    return out, finals, saved
+    return out, finals, others, saved
 
 
 def scan_backward(
     spec: CellSpec,
     gates_x: Tensor,
-    weight_hh: Sequence[Tensor],
+    weight_hh: Sequence[Tensor] | None,
     weight_hr: Sequence[Tensor] | None,
     states: Sequence[Tensor],
     batch_sizes: Tensor | None,
     reverse: Sequence[bool],
+    params: Sequence[Tensor],
+    options: Options,
     out: Tensor,
     saved: Sequence[Tensor],
     grad_out: Tensor,
     grad_finals: Sequence[Tensor],
+    grad_others: Sequence[Tensor],
 ) -> list[Tensor]:
     """The gradients of `fastrnn.allocate.gradients`."""
-    found = allocate.gradients(spec, gates_x, weight_hr is not None, states)
+    found = allocate.gradients(spec, gates_x, weight_hr is not None, states, params, options)
     _fresh(found)
     states = [_dense_last(state) for state in states]
     out, reserve, grad_out = _dense_last(out), _dense_last(saved[0]), _dense_last(grad_out)
@@ -169,7 +183,7 @@ def scan_backward(
         torch.get_num_threads(),
         _shape(spec, gates_x, states, batch_sizes),
         list(reverse),
-        [(_address(weight), *weight.stride()) for weight in weight_hh],
+        [(_address(weight), *weight.stride()) for weight in weight_hh or ()],
         [] if weight_hr is None else [(_address(weight), *weight.stride()) for weight in weight_hr],
         [_states(state) for state in states],
         _rows(out),

@@ -243,7 +243,7 @@ def _layers(
         first = layer * directions
         states = hx if num_layers == 1 else [s[first : first + directions] for s in hx]
         gates_x, b_hh = _input_product(spec, backend, rows, w_ih, *biases)
-        out, last = scan(spec, gates_x, w_hh, b_hh, w_hr, states, batch_sizes, reverse, backend)
+        out, last, _ = scan(spec, gates_x, w_hh, b_hh, w_hr, states, batch_sizes, reverse, backend)
         rows = out.flatten(1)
         finals.append(last)
 
@@ -311,7 +311,7 @@ def _cell(
     input, *rest = _autocast((input, *states, w_ih, w_hh, *biases))
     states, (w_ih, w_hh, *biases) = rest[: len(states)], rest[len(states) :]
     gates_x, b_h = _input_product(spec, backend, input, [w_ih], *([b] for b in biases))
-    _, finals = scan(
+    _, finals, _ = scan(
         spec, gates_x, [w_hh], b_h, None, [state.unsqueeze(0) for state in states], backend=backend
     )
     return [final.squeeze(0) for final in finals]
