@@ -56,6 +56,14 @@ def store_each(ptr, offs, mask, step, tiles):
 
 
 @triton.jit
+def accumulate_each(ptr, offs, mask, step, tiles):
+    """Adds to what lies there, which is this program's alone."""
+    for i in tl.static_range(len(tiles)):
+        there = load(ptr, offs + i * step, mask, tiles[i].dtype)
+        store(ptr, offs + i * step, mask, there + tiles[i])
+
+
+@triton.jit
 def each_where(condition, chosen, others):
     tiles = ()
     for i in tl.static_range(len(chosen)):

@@ -41,6 +41,7 @@ class Problem:
     projected: bool = False
     single: bool = False  # one step
     precision: str = "tf32x3"  # of float32 products
+    plain: bool = True  # no resets, lengths, zoneout, nor parameters of the cell's own
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def choose(problem: Problem, device: Device, backward: bool = False) -> Plan:
         return Plan("simple", f"{rows.why}, and one step has nothing to wait for")
     if p.projected:
         return _stream(p, device, backward, "a projection takes a second product a step")
+    if not p.plain:
+        return _stream(p, device, backward, "sequences are more than torch's")
     grid = _grid(p, device, backward)
     return grid or _stream(p, device, backward, f"nor do they fit {device.processors} at once")
 

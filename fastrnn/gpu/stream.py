@@ -2,96 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-import triton
-from torch import Tensor
 
 from ..kernels import stream as kernels
 from . import grid
-from .call import Call
+from .call import Backward, Call, Forward
 from .plan import Plan
 
 
-def _launch(call: Call, plan: Plan, precision: str) -> tuple[tuple[int], dict[str, Any]]:
-    options = {
+def _options(call: Call, plan: Plan) -> dict[str, Any]:
+    return {
         "K": call.K,
-        "PRECISION": precision,
         "BLOCK_B": plan.block_b,
         "BLOCK_H": plan.block_h,
-        "BLOCK_K": plan.block_k,
         "BLOCK_P": plan.block_p,
         "num_warps": plan.warps,
         "num_stages": plan.stages,
         "enable_fp_fusion": True,
     }
-    return (plan.programs,), options | grid.cooperative()
 
 
-def forward(
-    call: Call,
-    plan: Plan,
-    precision: str,
-    gates_x: Tensor,
-    weight_hh: Tensor,
-    bias_hh: Tensor | None,
-    weight_hr: Tensor | None,
-    states: Sequence[Tensor],
-    out: Tensor,
-    finals: Sequence[Tensor],
-    saved: Sequence[Tensor],
-) -> None:
+def forward(call: Call, plan: Plan, precision: str, given: Forward) -> None:
     grid.check(call.device)
-    exchange = torch.stack([states[0], states[0]])
-    wide = states[0].to(call.wide, copy=True)
-    extra = call.gather(states[1:])
-    arrived = exchange if weight_hr is None else out.new_zeros(call.N, call.B, call.H)
-    launch, options = _launch(call, plan, precision)
+    launch, options = (plan.programs,), _options(call, plan)
+    extra_0 = call.gather(given.states[1:])
+    # The first step finds h in 0; where it has no sequence, the second finds it in 1.
+    exchange = torch.stack([given.states[0], given.states[0]])
+    wide, extra = given.states[0].to(call.wide, copy=True), extra_0.clone()
+    where = (call.starts, call.reverse)
+    sizes = (call.S, call.T, call.B, call.N)
+    sequence = call.sequence
+    if call.moved:
+        kernels.begin_stream[launch](
+            exchange, wide, extra, given.states[0], extra_0, *where, *sequence[:5], *sizes,
+            **call.begin_options, **options,
+        )  # fmt: skip
+    h = given.out if given.weight_hr is None else given.out.new_zeros(call.N, call.B, call.H)
+    others = call.results_together(given.others)
     kernels.forward_stream[launch](
-        gates_x,
-        weight_hh.contiguous(),
-        gates_x if bias_hh is None else bias_hh.contiguous(),
-        weight_hh if weight_hr is None else weight_hr.contiguous(),
-        exchange, arrived, wide, extra, out,
-        saved[0] if saved else extra, saved[-1] if saved else out,
-        call.starts, call.reverse, grid.counters(call, 1), grid.failed(call.device),
-        call.T, call.B, call.N, grid.PATIENCE,
-        BIAS=bias_hh is not None, SAVE=bool(saved), **call.forward_options, **options,
+        given.gates_x, given.weight_hh,
+        given.gates_x if given.bias_hh is None else given.bias_hh,
+        given.weight_hh if given.weight_hr is None else given.weight_hr, call.params,
+        exchange, h, wide, extra, given.states[0], extra_0, given.out, others,
+        given.saved[0] if given.saved else extra, given.saved[-1] if given.saved else given.out,
+        *where, *sequence, grid.counters(call, 1), grid.failed(call.device), *sizes,
+        grid.PATIENCE,
+        BIAS=given.bias_hh is not None, SAVE=bool(given.saved), PRECISION=precision,
+        BLOCK_K=plan.block_k, **call.forward_options, **call.sequence_options, **options,
+        **grid.cooperative(),
     )  # fmt: skip
-    for final, state in zip(finals, (wide, *extra), strict=True):
+    call.hand_out(others, given.others)
+    for final, state in zip(given.finals, (wide, *extra), strict=True):
         final.copy_(state)
 
 
-def backward(
-    call: Call,
-    plan: Plan,
-    precision: str,
-    weight_hh: Tensor,
-    weight_hr: Tensor | None,
-    states: Sequence[Tensor],
-    out: Tensor,
-    saved: Sequence[Tensor],
-    grad_out: Tensor,
-    grad_finals: Sequence[Tensor],
-    found: Sequence[Tensor],
-) -> None:
+def backward(call: Call, plan: Plan, precision: str, given: Backward) -> None:
     grid.check(call.device)
-    sides = 2 if call.spec.apart else 1
-    exchange = out.new_zeros(2, call.N, call.B, call.spec.num_gates * call.H)
-    arrived = exchange if weight_hr is None else out.new_zeros(call.N, call.B, call.K)
-    dh = grad_finals[0].to(call.wide, copy=True)
-    dextra = call.gather(grad_finals[1:])
-    launch, options = _launch(call, plan, precision)
+    launch, options = (plan.programs,), _options(call, plan)
+    exchange = given.out.new_zeros(2, call.N, call.B, call.spec.num_gates * call.H)
+    projected = given.weight_hr is not None
+    arrived = given.out.new_zeros(call.N, call.B, call.K) if projected else exchange
+    dh = given.grad_finals[0].to(call.wide, copy=True)
+    dextra = call.gather(given.grad_finals[1:])
+    dh_initial, ds_initial = call.initial_gradients(dh, dextra)
+    dgiven_s = call.results_together(given.grad_resets[1:])
+    dparams = call.params_gradients()
     kernels.backward_stream[launch](
-        weight_hh.contiguous(),
-        weight_hh if weight_hr is None else weight_hr.contiguous(),
-        exchange, arrived, saved[0], out if weight_hr is None else saved[1], states[0],
-        call.gather(states[1:]), grad_out, dh, dextra, found[0], found[sides - 1],
-        found[0] if weight_hr is None else found[-2],
-        call.starts, call.reverse, grid.counters(call, 1), grid.failed(call.device),
-        call.T, call.B, call.N, grid.PATIENCE, **call.backward_options, **options,
+        given.weight_hh, given.weight_hr if projected else given.weight_hh, call.params,
+        exchange, arrived, given.saved[0], given.saved[1] if projected else given.out,
+        given.states[0], call.gather(given.states[1:]), given.grad_out,
+        call.together(given.grad_others), dh, dextra, dh_initial, ds_initial,
+        given.grad_resets[0] if given.grad_resets else dh, dgiven_s, dparams,
+        given.dgates_x, given.dgates_h, given.dproj,
+        call.starts, call.reverse, *call.sequence, grid.counters(call, 1),
+        grid.failed(call.device), call.S, call.T, call.B, call.N, grid.PATIENCE,
+        PRECISION=precision, BLOCK_K=plan.block_k, **call.backward_options,
+        **call.sequence_options, **options, **grid.cooperative(),
     )  # fmt: skip
-    for grad, state in zip(found[sides : sides + len(states)], (dh, *dextra), strict=True):
-        grad.copy_(state)
+    call.hand_out(dgiven_s, given.grad_resets[1:])
+    call.finish_gradients(given, dh, dextra, dh_initial, ds_initial, dparams)
