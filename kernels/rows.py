@@ -17,7 +17,7 @@ what the backward wants) come to 1.8 us of one SM's share of the bandwidth, if a
 import triton
 import triton.language as tl
 
-from .sequence import begun, bounded_each, entering, is_reset, kept, present, zoned
+from .sequence import begun, bounded_each, entering, is_reset, kept, present, unzoned, zoned
 from .tiles import (
     dot,
     each_where,
@@ -271,6 +271,10 @@ def backward_rows(
                     H, PACKED, LENGTHS, RESET,
                 )  # fmt: skip
 
+            h_here = h.to(WIDE)
+            if not PROJECTED and SAVED == 0:
+                h_here = unzoned(h_here, h_prev, ZONE, ZONE_PARTS[0])
+
             total = dh + dout.to(WIDE)
             past = tl.zeros([BLOCK_B, BLOCK_K], WIDE)
             ds_past = ()
@@ -297,7 +301,7 @@ def backward_rows(
                 own = own + (saved[j],)
 
             dx, da, ds_new, dh_new, dparams_new = CELL(
-                own, h.to(WIDE), h_prev, s_prev, total, ds_here, params, CELL_CLIP
+                own, h_here, h_prev, s_prev, total, ds_here, params, CELL_CLIP
             )
 
             sums = ()

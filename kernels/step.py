@@ -11,7 +11,7 @@ microseconds, is what counts, unless a CUDA graph holds it.
 import triton
 import triton.language as tl
 
-from .sequence import arrived, begun, bounded_each, entering, kept, present, zoned
+from .sequence import arrived, begun, bounded_each, entering, kept, present, unzoned, zoned
 from .tiles import accumulate_each, load, load_each, rows_of_step, store, store_each
 
 _VARYING = ["p", "S", "T", "B", "N"]  # no value of these is worth a compilation of its own
@@ -257,6 +257,8 @@ def backward_step(
             h_prev, p, n, reverse, b, u, T, B, N, 0, starts_ptr, lengths_ptr, reset_ptr,
             h_0_ptr, given_h_ptr, H, PACKED, LENGTHS, RESET,
         )  # fmt: skip
+    if not PROJECTED and SAVED == 0:
+        h = unzoned(h, h_prev, ZONE, ZONE_PARTS[0])
     s_prev, ds, ds_past = (), (), ()
     for j in tl.static_range(X):
         s_j = load(reserve_ptr, before * (WIDTH * H) + (WIDTH - X + j) * H + u, later, WIDE)
