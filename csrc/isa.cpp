@@ -14,9 +14,13 @@ namespace FASTRNN_ISA {
 
 template <class Cell, class S>
 constexpr Kernel kernel() {
-  return {&Forward<Cell, S>::entry, &Backward<Cell, S>::entry, &Step<Cell, S>::entry,
-          &Forward<Cell, S>::bytes, &Backward<Cell, S>::bytes, Cell::kGates,
-          1 + Cell::kExtra,         Cell::kSaved};
+  Kernel found = {&Forward<Cell, S>::entry, &Backward<Cell, S>::entry, nullptr,
+                  &Forward<Cell, S>::bytes, &Backward<Cell, S>::bytes, Cell::kGates,
+                  1 + Cell::kExtra,         Cell::kSaved,              Cell::kParams,
+                  Cell::kSecond,            Cell::kRecurrent};
+  if constexpr (Cell::kRecurrent && !Cell::kParams && !Cell::kWholeRow && !Cell::kSecond)
+    found.step = &Step<Cell, S>::entry;
+  return found;
 }
 
 // Types stored narrower than they are summed leave the products around the scan to torch.

@@ -60,10 +60,13 @@ void wait(Barrier* barrier, int member) {
   }
 }
 
-Plan make_plan(const ScanArgs& a, int gates, int width, int threads) {
+Plan make_plan(const ScanArgs& a, const Kernel& kernel, int width, int threads) {
   Plan plan;
   const double rows = double(a.starts[a.T]);
-  const double per_row = 2.0 * gates * double(a.H) * double(a.K);
+  const int gates = kernel.gates;
+  // Without a product: some operations for each function of a gate.
+  const double per_unit = kernel.recurrent ? 2.0 * double(a.K) : 20.0;
+  const double per_row = per_unit * gates * double(a.H);
   if (threads < 2 || rows * per_row * double(a.N) < kOneThread) return plan;
   plan.recurrences = int(std::min<int64_t>(a.N, threads));
   const int each = threads / plan.recurrences;
@@ -79,7 +82,7 @@ Plan make_plan(const ScanArgs& a, int gates, int width, int threads) {
   const int64_t enough_rows = (weights > kCachedWeights ? 13 : 4) * each;
   const double per_step = per_row * double(std::max<int64_t>(a.B, 1)) / each;
   const int64_t blocks = (a.H + width - 1) / width;
-  const bool units = !a.projected && a.B < enough_rows && blocks >= each && per_step > 4e4;
+  const bool units = kernel.recurrent && !a.projected && a.B < enough_rows && blocks >= each && per_step > 4e4;
   if (units)
     plan.units = each;
   else
@@ -128,10 +131,10 @@ int threads_for(double operations, int64_t pieces, int threads) {
 
 }  // namespace
 
-void run(const ScanArgs& args, Entry entry, int gates, int width, int threads) {
-  const Plan plan = make_plan(args, gates, width, threads);
+void run(const ScanArgs& args, Entry entry, const Kernel& kernel, int width, int threads) {
+  const Plan plan = make_plan(args, kernel, width, threads);
   const int64_t blocks = (args.H + width - 1) / width;
-  const Slice whole{0, args.N, 0, args.B, 0, blocks, nullptr, 0};
+  const Slice whole{0, args.N, 0, args.B, 0, blocks, nullptr, 0, 1};
   if (plan.threads() == 1) return team(1, [&](int64_t, int64_t) { entry(args, whole); });
 
   const std::vector<int64_t> rows = cut_rows(args, plan.rows);
@@ -157,6 +160,7 @@ void run(const ScanArgs& args, Entry entry, int gates, int width, int threads) {
         blocks * (unit + 1) / plan.units,
         plan.units > 1 ? &barriers[size_t(recurrence * plan.rows + row)] : nullptr,
         int(unit),
+        plan.units,
     };
     entry(args, slice);
   });

@@ -13,10 +13,10 @@ struct Plan {
 };
 
 // Pure: the decision for at most `threads` threads, blocks of `width` units.
-Plan make_plan(const ScanArgs& args, int gates, int width, int threads);
+Plan make_plan(const ScanArgs& args, const Kernel& kernel, int width, int threads);
 
 using Entry = void (*)(const ScanArgs&, const Slice&);
-void run(const ScanArgs& args, Entry entry, int gates, int width, int threads);
+void run(const ScanArgs& args, Entry entry, const Kernel& kernel, int width, int threads);
 
 // A single step, its units cut evenly.
 void run_step(const StepArgs& args, const Kernel& kernel, int width, int threads);

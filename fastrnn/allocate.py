@@ -55,7 +55,7 @@ def gradients(
     options: Options = PLAIN,
 ) -> list[Tensor]:
     """``dgates_x``, ``dgates_h`` if gates are apart, initial states', those of the states that
-    are reset to, parameters'; if projected, dh and h.
+    are reset to, parameters'; if projected, dh and h; if there is a second product, its operand.
 
     They are the projection's gradient after it, ``[S, N, P]``, and the h before it,
     ``[S, N, H]``: the factors of its weight's gradient.
@@ -63,8 +63,10 @@ def gradients(
     sides = 2 if spec.apart else 1
     found = [gates_x.new_empty(gates_x.shape) for _ in range(sides)]
     found += [gates_x.new_empty(like.shape) for like in (*states, *options.reset_states, *params)]
+    rows, recurrences, width = gates_x.shape
+    if spec.second:
+        found.append(gates_x.new_empty(rows, recurrences, states[0].shape[2]))
     if projected:
-        rows, recurrences, width = gates_x.shape
         found.append(gates_x.new_empty(rows, recurrences, states[0].shape[2]))
         found.append(gates_x.new_empty(rows, recurrences, width // spec.num_gates))
     return found

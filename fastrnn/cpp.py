@@ -12,6 +12,7 @@ from . import allocate
 from .cells import CellSpec
 from .options import PLAIN, Options
 from .options import why_not as why_not_with
+from .reference import accumulation_dtype
 
 try:
     from . import _C
@@ -127,6 +128,7 @@ def scan(
     states = [_dense_last(state) for state in states]
     biases = None if bias_hh is None else [bias.contiguous() for bias in bias_hh]
     batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
+    of_cell = _side_by_side(params)
     reserve = saved[0] if saved else None
     hidden = saved[1] if len(saved) > 1 else None
     _C.forward(
@@ -139,6 +141,7 @@ def scan(
         [(_address(weight), *weight.stride()) for weight in weight_hh or ()],
         [] if biases is None else [_address(bias) for bias in biases],
         [] if weight_hr is None else [(_address(weight), *weight.stride()) for weight in weight_hr],
+        _params(of_cell),
         [_states(state) for state in states],
         _rows(out),
         [_states(final) for final in finals],
@@ -172,8 +175,14 @@ def scan_backward(
     out, reserve, grad_out = _dense_last(out), _dense_last(saved[0]), _dense_last(grad_out)
     grad_finals = [_dense_last(grad) for grad in grad_finals]
     batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
+    of_cell, dparams = _side_by_side(params), None
+    if of_cell is not None:
+        wide = accumulation_dtype(gates_x.dtype)
+        dparams = of_cell.new_empty(len(of_cell), states[0].shape[1], of_cell.shape[1], dtype=wide)
     sides = 2 if spec.apart else 1
     dproj = hidden = None
+    if spec.second:
+        hidden = found[-1]
     if weight_hr is not None:
         dproj, hidden = found[-2:]
         hidden.copy_(saved[1])
@@ -185,6 +194,7 @@ def scan_backward(
         list(reverse),
         [(_address(weight), *weight.stride()) for weight in weight_hh or ()],
         [] if weight_hr is None else [(_address(weight), *weight.stride()) for weight in weight_hr],
+        _params(of_cell),
         [_states(state) for state in states],
         _rows(out),
         _rows(reserve),
@@ -193,10 +203,25 @@ def scan_backward(
         _rows(found[0]),
         _rows(found[1] if spec.apart else None),
         [_states(grad) for grad in found[sides : sides + len(states)]],
+        (0, 0, 0) if dparams is None else _states(dparams),
         _rows(dproj),
         _rows(hidden),
     )
+    if dparams is not None:
+        first = sides + len(states) + len(options.reset_states)
+        parts = dparams.sum(1).split([param.shape[1] for param in params], 1)
+        for grad, part in zip(found[first:], parts, strict=False):
+            grad.copy_(part)
     return found
+
+
+def _side_by_side(params: Sequence[Tensor]) -> Tensor | None:
+    """A cell's parameters, ``[N, X]`` each, as one contiguous tensor."""
+    return torch.cat(tuple(params), 1).contiguous() if params else None
+
+
+def _params(of_cell: Tensor | None) -> list[int]:
+    return [] if of_cell is None else [_address(each) for each in of_cell]
 
 
 def addresses(

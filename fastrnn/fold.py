@@ -23,20 +23,10 @@ class _Fold:
     """
 
     def __init__(self, size: int, in_dims: Sequence[Any], arguments: Sequence[Any]) -> None:
-        (
-            cell,
-            gates_x,
-            weight_hh,
-            bias_hh,
-            weight_hr,
-            states,
-            batch_sizes,
-            reverse,
-            params,
-            *rest,
-        ) = arguments
+        cell, gates_x, weight_hh, bias_hh, weight_hr, *rest = arguments
+        states, batch_sizes, reverse, params, *options = rest
         _, gates_dim, *dims = in_dims
-        weight_dims, (state_dims, sizes_dim, _, param_dims, *rest_dims) = dims[:3], dims[3:]
+        weight_dims, (state_dims, sizes_dim, _, param_dims, *option_dims) = dims[:3], dims[3:]
         if sizes_dim is not None:
             raise ValueError("vmap over batch_sizes is not possible: one tensor must serve all")
         self.size = size
@@ -54,7 +44,7 @@ class _Fold:
             batch_sizes * size if self.into_batch and batch_sizes is not None else batch_sizes,
             list(reverse) * (1 if self.into_batch else size),
             self.each(self.weights, params, param_dims),
-            *self._options(rest, rest_dims),
+            *self._options(options, option_dims),
         )
 
     def _options(self, values: Sequence[Any], dims: Sequence[Any]) -> list[Any]:

@@ -50,7 +50,7 @@ def layers(
     """
     dtype = input.dtype
     steps, batch, features = input.shape
-    if not (steps and batch):
+    if not (steps and batch) or not _simple(spec):
         return None
     # Only a single step is computed in other dtypes, and a projection takes no such step.
     if (steps > 1 or proj_size) and dtype not in cpp.PRODUCT_DTYPES:
@@ -108,7 +108,7 @@ def cell(
         the new states, or None if it is not that simple.
     """
     batch, features = input.shape
-    if not batch:
+    if not batch or not _simple(spec):
         return None
     width, state = spec.num_gates * hidden_size, (batch, hidden_size)
     shapes: list[Sequence[int]] = [
@@ -149,6 +149,11 @@ def _addresses(
     if backends.requested(backend) not in (None, "cpp") or cpp.why_not(spec, _CPU, dtype):
         return None
     return cpp.addresses(dtype, tensors, shapes)
+
+
+def _simple(spec: CellSpec) -> bool:
+    """Whether the extension takes all of such a layer's weights in one call."""
+    return spec.recurrent and not (spec.params or spec.whole_row or spec.second)
 
 
 _CPU = torch.device("cpu")

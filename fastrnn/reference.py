@@ -93,7 +93,8 @@ def scan_backward(
 
     Returns ``[dgates_x]``, ``dgates_h`` if the cell has gates apart, the gradient of
     each initial state, of each state it is reset to and of each of the cell's parameters,
-    and with a projection ``dh`` after and ``h`` before it.
+    and with a projection ``dh`` after and ``h`` before it; of a cell with a second product,
+    its operand.
     """
     if bias_hh is None:
         add_gates_h = torch.zeros_like(gates_x)
@@ -129,6 +130,8 @@ def scan_backward(
     )
     gradients = [dgates_x, dgates_h] if spec.apart else [dgates_x]
     gradients += [*grad_states, *grad_resets, *grad_params]
+    if spec.second:
+        return [*gradients, *hidden]
     return gradients if weight_hr is None else [*gradients, dh, *hidden]
 
 
@@ -156,7 +159,8 @@ def _scan(
     options: Options,
     taps: _Taps,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
-    """`scan`, and h before the projection, ``[S, N, H]``."""
+    """`scan`, and what enters the last product: h before the projection, or the operand of the
+    second product, ``[S, N, H]``."""
     dtype = gates_x.dtype
     wide = accumulation_dtype(dtype)
     rows, batch = gates_x.shape[0], states[0].shape[1]
@@ -278,11 +282,22 @@ class _Recurrence:
     ) -> tuple[Tensor, list[Tensor]]:
         """h before the projection, and the new states."""
         options = self.options
+        clips = Clip(options.cell_clip, options.gate_clip)
+        operand = None
         if self.weight_hh is not None:
             h = states[0] if self.dropout is None else states[0] * self.dropout
-            gates_h = h @ self.weight_hh.t()
+            first = self.weight_hh.shape[0] // self.spec.num_gates * (
+                self.spec.num_gates - len(self.spec.second)
+            )
+            gates_h = h @ self.weight_hh[:first].t()
             if self.add_gates_h is not None:
-                gates_h = gates_h + self.add_gates_h[t]
+                gates_h = gates_h + self.add_gates_h[t, :, :first]
+            if self.spec.operand is not None:
+                operand = self.spec.operand(gates_x[:, :first], gates_h, h, clips)
+                second = operand @ self.weight_hh[first:].t()
+                if self.add_gates_h is not None:
+                    second = second + self.add_gates_h[t, :, first:]
+                gates_h = torch.cat([gates_h, second], 1)
         elif self.add_gates_h is not None:
             gates_h = self.add_gates_h[t]
         else:
@@ -290,7 +305,6 @@ class _Recurrence:
         if options.grad_clip < math.inf:
             gates_x = _ClipGradient.apply(gates_x, options.grad_clip)
             gates_h = _ClipGradient.apply(gates_h, options.grad_clip)
-        clips = Clip(options.cell_clip, options.gate_clip)
         hidden, *others = self.spec.step(gates_x, gates_h, tuple(states), self.params, clips)
         h = hidden
         if self.weight_hr is not None:
@@ -306,7 +320,7 @@ class _Recurrence:
         elif options.zoneout_p:
             kept = zip(options.zoneout_p, states, new, strict=True)
             new = [b + p * (a - b) if p else b for p, a, b in kept]
-        return hidden, new
+        return hidden if operand is None else operand, new
 
 
 class _ClipGradient(torch.autograd.Function):

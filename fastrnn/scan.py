@@ -101,6 +101,7 @@ _RESET_STATES, _ZONEOUT = _PARAMS + 4, _PARAMS + 6
 
 
 def _kernel(*arguments: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    rest: Any
     cell, gates_x, weight_hh, bias_hh, weight_hr, *rest = arguments[: _PARAMS + 1]
     options, save = Options(*arguments[_OPTIONS]), arguments[-1]
     if gpu.serves(gates_x):
@@ -111,6 +112,7 @@ def _kernel(*arguments: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[T
 
 
 def _kernel_backward(*arguments: Any) -> list[Tensor]:
+    rest: Any
     cell, gates_x, weight_hh, _, weight_hr, *rest = arguments[: _PARAMS + 1]
     options, others = Options(*arguments[_OPTIONS]), arguments[_OPTIONS.stop :]
     if gpu.serves(gates_x):
@@ -185,6 +187,11 @@ def _backward(
         grad_weight_hh, grad_bias_hh = weight_gradients.of_states(
             dgates_h, out, states[0], arguments[_BATCH_SIZES], arguments[_REVERSE], options
         )
+        if spec.second:
+            first = -len(spec.second) * states[0].shape[2]
+            pairs = zip(dgates_h[..., first:].unbind(1), gradients.pop().unbind(1), strict=True)
+            second = torch.stack([weight_gradients.of_rows(*pair)[0] for pair in pairs])
+            grad_weight_hh = torch.cat([grad_weight_hh[:, :first], second], 1)
     elif needs[3]:
         grad_bias_hh = dgates_h.sum(0)
     if needs[4]:
@@ -213,9 +220,8 @@ def _backward_twice(
     What was saved counts as a function of the operator's other inputs, so the
     gradient goes to those alone.
     """
-    cell, gates_x, weight_hh, bias_hh, weight_hr, states, batch_sizes, reverse, params = kept[
-        : _PARAMS + 1
-    ]
+    cell, gates_x, weight_hh, bias_hh, weight_hr, *rest = kept[: _PARAMS + 1]
+    states, batch_sizes, reverse, params = rest
     options = Options(*kept[_OPTIONS])
     _, saved, *upstream = kept[_OPTIONS.stop :]
     optional = {"weight_hh": weight_hh, "bias_hh": bias_hh, "weight_hr": weight_hr}
@@ -228,7 +234,7 @@ def _backward_twice(
         resets: Sequence[Tensor],
         upstream: Sequence[Any],
     ) -> list[Tensor]:
-        weights = (optional.get(name) for name in ("weight_hh", "bias_hh", "weight_hr"))
+        weights: Any = [optional.get(name) for name in ("weight_hh", "bias_hh", "weight_hr")]
         return reference.scan_backward(
             CELLS[cell], gates_x, *weights, states, batch_sizes, reverse, params,
             replace(options, reset_states=resets), *upstream,

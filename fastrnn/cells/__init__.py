@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -67,6 +68,11 @@ class CellSpec:
             product. Such a cell cannot have a projection.
         params: names of the parameters a cell has beside the two weights and biases, as
             peepholes or gains: one tensor each, ``[N, X]`` for N recurrences.
+        param_widths: X of each, in units of H.
+        whole_row: whether a unit's result depends on its whole row, as with layer
+            normalisation. Such a cell cannot have a projection.
+        second: the last of the gates, where their recurrent product is not of h but of what
+            ``operand(gates_x, gates_h, h, clips)`` makes of the other gates and h, ``[..., H]``.
         clipped: name of the state that the bound of the cell state is for, if any.
         recurrent: whether there is a recurrent product. Without one ``weight_hh`` is
             None and ``gates_h`` is the recurrent bias, or zero.
@@ -81,6 +87,10 @@ class CellSpec:
     apart: tuple[str, ...] = ()
     reads_h: bool = False
     params: tuple[str, ...] = ()
+    param_widths: tuple[int, ...] = ()
+    whole_row: bool = False
+    second: tuple[str, ...] = ()
+    operand: Callable[..., Tensor] | None = None
     clipped: str | None = None
     recurrent: bool = True
     torch_layer: str | None = None
@@ -89,6 +99,11 @@ class CellSpec:
     @property
     def num_gates(self) -> int:
         return len(self.gates)
+
+    @property
+    def projects(self) -> bool:
+        """Whether h can be projected."""
+        return not (self.reads_h or self.whole_row)
 
 
 def _discover() -> dict[str, CellSpec]:
