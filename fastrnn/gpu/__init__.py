@@ -74,10 +74,21 @@ def why_not(
     from ..kernels.cells import NAMES
 
     if spec.name not in NAMES:
-        return f"it has no kernel for the cell {spec.name!r}"
+        return f"it has no kernel for the cell {spec.name!r}{_lacking(spec)}"
     if forward_ad._current_level >= 0:
         return "it has no forward-mode differentiation"
     return why_not_with(options, _SERVED)
+
+
+def _lacking(spec: CellSpec) -> str:
+    """What a kernel of a cell that has none would have to do, and none does."""
+    if spec.whole_row:
+        return ", which needs whole rows of units at once"
+    if spec.second:
+        return ", which has a second product within a step"
+    if not spec.recurrent:
+        return ", which has no recurrent product: no loop over steps is written without one"
+    return ""
 
 
 def _why_not_on(device: torch.device) -> str | None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+_SCRATCH = 2 << 10  # shared memory of the compiler's own
+
 _BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
 
 
@@ -103,7 +105,8 @@ def _rows(p: Problem, device: Device, backward: bool) -> Plan:
     warps = 4 if block_h <= 32 else 8
     # A thread has 255 registers; the rest of a step takes some 120, of the backward more.
     registers = weights // (4 * 32 * warps)
-    held = registers <= (64 if backward or _split(p) else 128)
+    # Blackwell's code for the same keeps a little more.
+    held = registers <= (64 if backward or _split(p) or device.capability >= (10, 0) else 128)
     where = "registers" if held else "shared memory"
     return Plan(
         "rows", f"weights of {weights >> 10} KB fit one program, in {where}",
@@ -128,16 +131,34 @@ def _grid(p: Problem, device: Device, backward: bool) -> Plan | None:
             per_unit = p.G if backward else rows_per_unit
             weights = per_unit * block_h * padded * _bytes(p)
             tile = block_k * block_b * _BYTES[p.dtype]
-            if weights + tile > device.shared:
+            if weights + tile + _SCRATCH > device.shared:
                 continue
-            if (block_b == 64 and p.H > 512) or (block_b == 32 and _split(p)):
-                continue  # more registers than there are
+            if _crowded(p, device, backward, block_b, block_h, padded, weights):
+                continue
             held = split > 1 and block_b == 16 and weights <= 64 << 10 and not _split(p)
             return Plan(
                 "grid", f"weights of {weights >> 10} KB a program in {programs} programs",
                 block_b=block_b, block_h=block_h, block_k=block_k, warps=8, held=held, split=split,
             )  # fmt: skip
     return None
+
+
+def _crowded(
+    p: Problem, device: Device, backward: bool, block_b: int, block_h: int, padded: int, weights: int
+) -> bool:
+    """Whether a thread would want more registers than there are, as the compiler found.
+
+    Such a call streams its weights.
+    """
+    if _split(p):
+        return block_b > 16 or (backward and weights > 160 << 10)
+    if backward:
+        return False
+    if p.dtype == torch.float32:
+        return padded > (512 if block_b == 16 else 256)
+    if block_b == 64:
+        return p.H > (256 if device.capability < (9, 0) and block_h == 64 else 512)
+    return block_b == 32 and 512 < padded < 1024
 
 
 def _stream(p: Problem, device: Device, backward: bool, why: str) -> Plan:
@@ -149,8 +170,11 @@ def _stream(p: Problem, device: Device, backward: bool, why: str) -> Plan:
         rows = block_h * rows_per_unit + block_b
         return -(-tiles // device.processors) * rows, tiles * rows
 
-    heights = [h for h in (16, 32, 64, 128) if h * rows_per_unit in (64, 128)]
-    widths = [w for w in (16, 32, 64, 128) if w < 2 * max(16, p.B)]
+    # Hopper's matrix units take 64 rows; a few sequences are better served by fewer.
+    least = 16 if backward else 64
+    heights = [h for h in (16, 32, 64, 128) if least <= h * rows_per_unit <= (64 if backward else 128)]
+    widest = 64 if backward else 128  # by registers
+    widths = [w for w in (16, 32, 64, 128) if w < 2 * max(16, p.B) and w <= widest]
     sizes = [(h, w) for h in heights for w in widths]
     block_h, block_b = min(sizes, key=lambda size: read(*size))
     tiles = p.N * -(-p.B // block_b) * -(-p.H // block_h)
