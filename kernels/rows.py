@@ -141,9 +141,7 @@ def forward_rows(
                     zoned_s = zoned_s + (zoned(s_new[j], s[j], part, ZONE),)
                 s_new = zoned_s
                 if SAVE:
-                    store_each(
-                        reserve_ptr, row * (WIDTH * H) + len(saved) * H + u, mask, H, s_new
-                    )
+                    store_each(reserve_ptr, row * (WIDTH * H) + len(saved) * H + u, mask, H, s_new)
             if ALL_STATES:
                 store_each(others_ptr, row * H + u, mask, step_s, s_new)
             if PROJECTED:
@@ -152,9 +150,7 @@ def forward_rows(
                     tl.store(hidden_ptr + row * H + u, hidden, mask=mask)
                 h_new = dot(hidden, project, PRECISION)
             if ZONE:
-                part = kept(
-                    zone_h_ptr, row * K + k, here & (k < K), ZONE, ZONE_PARTS[0], WIDE
-                )
+                part = kept(zone_h_ptr, row * K + k, here & (k < K), ZONE, ZONE_PARTS[0], WIDE)
                 h_new = zoned(h_new, h, part, ZONE)
             store(out_ptr, row * K + k, here & (k < K), h_new)
             h = tl.where(here, h_new, h)
@@ -226,9 +222,9 @@ def backward_rows(
     # Of the initial states, by resets; of the parameters.
     dh_initial = tl.zeros([BLOCK_B, BLOCK_K], WIDE)
     ds_initial, dparams = (), ()
-    for j in tl.static_range(X):
+    for _ in tl.static_range(X):
         ds_initial = ds_initial + (tl.zeros([BLOCK_B, BLOCK_H], WIDE),)
-    for j in tl.static_range(PARAMS):
+    for _ in tl.static_range(PARAMS):
         dparams = dparams + (tl.zeros([BLOCK_B, BLOCK_H], WIDE),)
 
     start, active = rows_of_step(starts_ptr, T - 1, T, B, reverse, PACKED)

@@ -84,7 +84,7 @@ def zoned(new, old, part, ZONE: tl.constexpr):
 
 @triton.jit
 def unzoned(h, h_prev, ZONE: tl.constexpr, PART: tl.constexpr):
-    """`zoned` turned back, for cells whose backward reads h: a mask leaves it no gradient to use."""
+    """`zoned` turned back, for cells whose backward reads h; what a mask keeps has no gradient."""
     if ZONE == PARTS:
         if PART < 1.0:
             h = (h - PART * h_prev) / (1.0 - PART)

@@ -108,9 +108,7 @@ def forward_step(
     for j in tl.static_range(X):
         s_j = s_new[j]
         if ZONE:
-            part = kept(
-                zone_s_ptr, row * H + u + j * step_s, mask, ZONE, ZONE_PARTS[j + 1], WIDE
-            )
+            part = kept(zone_s_ptr, row * H + u + j * step_s, mask, ZONE, ZONE_PARTS[j + 1], WIDE)
             s_j = zoned(s_j, s[j], part, ZONE)
             if SAVE:
                 store(reserve_ptr, row * (WIDTH * H) + (len(saved) + j) * H + u, mask, s_j)
@@ -187,9 +185,7 @@ def arrive_projected(
     inside, mask = (b < B) & (k < K), here & (k < K)
     state = (n * B + b) * K + k
     row = ((start + b) * N + n) * K + k
-    came = entering(
-        load(product_ptr, state, inside, WIDE), dropout_ptr, state, inside, DROPOUT
-    )
+    came = entering(load(product_ptr, state, inside, WIDE), dropout_ptr, state, inside, DROPOUT)
     dh = arrived(
         load(dh_ptr, state, inside, WIDE) + came, p + 1, n, reverse, b, k, T, B, N, starts_ptr,
         lengths_ptr, reset_ptr, dh_initial_ptr, dgiven_h_ptr, K, PACKED, LENGTHS, RESET,

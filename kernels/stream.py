@@ -54,7 +54,7 @@ def _place(tile, p, T, B, starts_ptr, reverse_ptr, W: tl.constexpr, PACKED: tl.c
 @triton.jit
 def _product(weight_ptr, rows, rows_inside, step_k, x_ptr, columns, columns_inside,
              SIZE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
-    """``weight [rows, SIZE] . x [SIZE, columns]``; neighbours in the sum lie ``step_k`` and 1 apart.
+    """``weight [rows, SIZE] . x [SIZE, columns]``; a sum's neighbours are ``step_k`` and 1 apart.
 
     Other programs wrote x a moment ago: past the first cache, which does not know.
     """
@@ -135,7 +135,7 @@ def forward_stream(
     step_h = N * B.to(tl.int64) * K
     step_s = S.to(tl.int64) * N * H
     arrivals = 0
-    for p in range(0, T):
+    for p in range(T):
         parity = p % 2
         source = exchange_ptr if PROJECTED else exchange_ptr + parity * step_h
         target = exchange_ptr if PROJECTED else exchange_ptr + (1 - parity) * step_h
@@ -256,14 +256,14 @@ def backward_stream(
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """``exchange [2, N, B, G*H]``: gradients of the step after p are in p % 2. ``dh [N, B, K]``:
-    what comes to h past its gates. The gradient of a projected h goes through ``arrived [N, B, K]``.
+    what comes to h past its gates. A projected h has its gradient in ``arrived [N, B, K]``.
     ``h_rows`` is the output, or h before the projection."""
     WIDTH: tl.constexpr = SAVED + (X if ZONE else 0)
     programs = tl.num_programs(0)
     step_x = N * B.to(tl.int64) * H
     step_s = S.to(tl.int64) * N * H
     arrivals = 0
-    for i in range(0, T + 1):  # one more, which leads to the initial states
+    for i in range(T + 1):  # one more, which leads to the initial states
         p = T - 1 - i
         parity = i % 2
         source = exchange_ptr + parity * step_x * G

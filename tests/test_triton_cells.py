@@ -65,7 +65,7 @@ CASES += [(c, "slices") for c in OTHERS if not CELLS[c].params]
 
 
 @pytest.mark.parametrize(("cell", "form"), CASES)
-def test_other_cells(cell, form, served):  # noqa: F811
+def test_other_cells(cell, form, served):
     spec = CELLS[cell]
     used = served(form)
     dtype = torch.float64 if form == "simple" else torch.float32

@@ -53,12 +53,16 @@ def agree(scan, run):
 
 
 @pytest.mark.parametrize(("cell", "features", "form"), CASES, ids=str)
-def test_kernels_do_what_is_said(cell, features, form, served):  # noqa: F811
+def test_kernels_do_what_is_said(cell, features, form, served):
     """Outputs and every gradient of each sequence, against a loop over it alone."""
     used = served(form)
     index = CASES.index((cell, features, form))
     # Each case another one of the eight kinds.
-    projection, packed, reverse = (2 * (index % 2), bool(index // 2 % 2), [True, False][index % 3 :])
+    projection, packed, reverse = (
+        2 * (index % 2),
+        bool(index // 2 % 2),
+        [True, False][index % 3 :],
+    )
     if projection and CELLS[cell].reads_h:
         projection = 0
     if packed and "lengths" in features:
@@ -66,7 +70,7 @@ def test_kernels_do_what_is_said(cell, features, form, served):  # noqa: F811
     assert possible(cell, features, projection, packed)
     dtype = torch.float64 if form == "simple" else torch.float32
     scan = draw_scan(
-        cell, features, projection=projection, packed=packed, reverse=reverse or [True],
+        cell, features, projection=projection, packed=packed, reverse=reverse,
         dtype=dtype, seed=index,
     )  # fmt: skip
     agree(scan, run_triton)

@@ -1,4 +1,4 @@
-"""One scan as the kernels see it: its sizes, its tensors, and where the steps of its sequences lie."""
+"""One scan as the kernels see it: sizes, tensors, and where the steps of its sequences lie."""
 
 from __future__ import annotations
 

@@ -144,7 +144,13 @@ def _grid(p: Problem, device: Device, backward: bool) -> Plan | None:
 
 
 def _crowded(
-    p: Problem, device: Device, backward: bool, block_b: int, block_h: int, padded: int, weights: int
+    p: Problem,
+    device: Device,
+    backward: bool,
+    block_b: int,
+    block_h: int,
+    padded: int,
+    weights: int,
 ) -> bool:
     """Whether a thread would want more registers than there are, as the compiler found.
 
@@ -172,7 +178,9 @@ def _stream(p: Problem, device: Device, backward: bool, why: str) -> Plan:
 
     # Hopper's matrix units take 64 rows; a few sequences are better served by fewer.
     least = 16 if backward else 64
-    heights = [h for h in (16, 32, 64, 128) if least <= h * rows_per_unit <= (64 if backward else 128)]
+    heights = [
+        h for h in (16, 32, 64, 128) if least <= h * rows_per_unit <= (64 if backward else 128)
+    ]
     widest = 64 if backward else 128  # by registers
     widths = [w for w in (16, 32, 64, 128) if w < 2 * max(16, p.B) and w <= widest]
     sizes = [(h, w) for h in heights for w in widths]
