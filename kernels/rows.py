@@ -222,9 +222,9 @@ def backward_rows(
     # Of the initial states, by resets; of the parameters.
     dh_initial = tl.zeros([BLOCK_B, BLOCK_K], WIDE)
     ds_initial, dparams = (), ()
-    for _ in tl.static_range(X):
+    for _x in tl.static_range(X):
         ds_initial = ds_initial + (tl.zeros([BLOCK_B, BLOCK_H], WIDE),)
-    for _ in tl.static_range(PARAMS):
+    for _m in tl.static_range(PARAMS):
         dparams = dparams + (tl.zeros([BLOCK_B, BLOCK_H], WIDE),)
 
     start, active = rows_of_step(starts_ptr, T - 1, T, B, reverse, PACKED)

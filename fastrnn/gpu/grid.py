@@ -67,7 +67,7 @@ def _launch(call: Call, plan: Plan, precision: str) -> tuple[tuple[int], dict[st
         "BLOCK_K": plan.block_k,
         "num_warps": plan.warps,
         "num_stages": 1,
-        "maxnreg": 255,
+        "maxnreg": plan.registers,
         "enable_fp_fusion": True,
     }
     return (grid,), options | ({} if plan.stepwise else cooperative())

@@ -62,6 +62,7 @@ class Plan:
     programs: int = 0  # where tiles are dealt out among them
     block_p: int = 0  # units of a projected h
     stages: int = 1  # tiles of a product on their way at once
+    registers: int | None = 255  # that the assembler may use; None: as it likes
 
 
 def power_of_2(size: int) -> int:
@@ -139,8 +140,20 @@ def _grid(p: Problem, device: Device, backward: bool) -> Plan | None:
             return Plan(
                 "grid", f"weights of {weights >> 10} KB a program in {programs} programs",
                 block_b=block_b, block_h=block_h, block_k=block_k, warps=8, held=held, split=split,
+                registers=_registers(p, backward, padded),
             )  # fmt: skip
     return None
+
+
+def _registers(p: Problem, backward: bool, padded: int) -> int | None:
+    """With which the assembler parks nothing in memory.
+
+    Without a bound it aims at two programs a multiprocessor, where there is one, and parks what is
+    not wanted within the loop. With one it fetches more at a time, and may overdo that.
+    """
+    if not backward:
+        return 255
+    return None if padded > 768 and p.G > 1 else 240
 
 
 def _crowded(
@@ -159,7 +172,7 @@ def _crowded(
     if _split(p):
         return block_b > 16 or (backward and weights > 160 << 10)
     if backward:
-        return False
+        return device.capability < (9, 0) and p.dtype == torch.float32 and padded > 512
     if p.dtype == torch.float32:
         return padded > (512 if block_b == 16 else 256)
     if block_b == 64:
