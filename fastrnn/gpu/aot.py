@@ -25,6 +25,7 @@ from triton.runtime.jit import JITFunction
 
 from .. import gpu
 from ..cells import CELLS
+from ..kernels.cells import NAMES
 from ..options import PLAIN
 from . import INTERPRETED, forms
 from .plan import A100, B200, H200, Device
@@ -143,7 +144,8 @@ def launches(shape: Shape, device: Device) -> list[Launch]:
     forms.planned_for = (device, shape.precision)
     try:
         with _recorded() as found:
-            rest = (weight_hr, states, batch_sizes, reverse, (), PLAIN)
+            params = [meta(N, width * H) for width in spec.param_widths]
+            rest = (weight_hr, states, batch_sizes, reverse, params, PLAIN)
             gpu.scan(spec, gates_x, weight_hh, bias_hh, *rest, False)
             out, finals, _, saved = gpu.scan(spec, gates_x, weight_hh, bias_hh, *rest, True)
             gpu.scan_backward(spec, gates_x, weight_hh, *rest, out, saved, out, finals, ())
@@ -222,6 +224,17 @@ def representative() -> list[Shape]:
         Shape("lstm", bf16, 100, 16, projection=40),
         Shape("gru", bf16, 256, 64, recurrences=2, packed=True),
         Shape("lstm", bf16, 512, 256),
+        Shape("lstm", bf16, 1024, 256),
+        Shape("lstm", bf16, 2048, 16),
+        Shape("lstm", f32, 768, 64, precision="tf32"),
+        Shape("lstm", bf16, 600, 20, recurrences=2, projection=300, packed=True),
+    ]
+    # Each other cell once in each form that takes it.
+    shapes += [
+        Shape(cell, bf16, hidden, 16)
+        for cell in sorted(NAMES)
+        if CELLS[cell].torch_layer is None
+        for hidden in (64, 512)
     ]
     return shapes
 

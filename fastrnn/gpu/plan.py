@@ -86,11 +86,13 @@ def choose(problem: Problem, device: Device, backward: bool = False) -> Plan:
     if p.single:
         return Plan("simple", f"{rows.why}, and one step has nothing to wait for")
     if p.projected:
-        return _stream(p, device, backward, "a projection takes a second product a step")
+        return _stream(p, device, backward, f"{rows.why}, and a projection takes two products")
     if not p.plain:
-        return _stream(p, device, backward, "sequences are more than torch's")
+        return _stream(p, device, backward, f"{rows.why}, and the call wants more than torch has")
     grid = _grid(p, device, backward)
-    return grid or _stream(p, device, backward, f"nor do they fit {device.processors} at once")
+    return grid or _stream(
+        p, device, backward, f"{rows.why}, nor do they fit {device.processors} at once"
+    )
 
 
 def _rows(p: Problem, device: Device, backward: bool) -> Plan:
