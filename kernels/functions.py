@@ -41,3 +41,32 @@ def tanh(x):
         near = x + x * (t * p)
     far = 1.0 - 2.0 / (tl.exp(2.0 * size) + 1.0)
     return tl.where(size < 0.6, near, tl.where(x < 0, -far, far))
+
+
+@triton.jit
+def bounded(x, BOUND: tl.constexpr):
+    """Between -BOUND and BOUND, and NaN where it is."""
+    if BOUND > 0:
+        x = tl.where(x > BOUND, BOUND, tl.where(x < -BOUND, -BOUND, x))
+    return x
+
+
+@triton.jit
+def within(dx, x, BOUND: tl.constexpr):
+    """`bounded` backward, from its result: where a bound was reached, no gradient passes."""
+    if BOUND > 0:
+        dx = tl.where((x >= BOUND) | (x <= -BOUND), 0.0, dx)
+    return dx
+
+
+@triton.jit
+def log_sigmoid(x):
+    """``min(x, 0) - log(1 + e)``, e = exp(-|x|), by a series in e / (2 + e), a third at most."""
+    TERMS: tl.constexpr = 18 if x.dtype == tl.float64 else 8
+    e = tl.exp(-tl.abs(x))
+    s = e / (2.0 + e)
+    square = s * s
+    total = s * 0.0
+    for i in tl.static_range(TERMS):
+        total = total * square + 1.0 / (2 * (TERMS - i) - 1)
+    return tl.where(x < 0, x, 0.0) - 2.0 * s * total

@@ -21,16 +21,26 @@ import triton
 import triton.language as tl
 
 from .barrier import arrive, wait
-from .tiles import dot, each_where, load, load_each, rows_of_step, spread, store, store_each
+from .tiles import (
+    dot,
+    each_where,
+    load,
+    load_each,
+    program_anew,
+    rows_of_step,
+    split_gates,
+    spread,
+    store,
+    store_each,
+)
 
 _VARYING = ["p_from", "p_to", "T", "B", "N", "patience"]
 
 
 @triton.jit
-def _place(B, reverse_ptr, counter_ptr, H: tl.constexpr, BLOCK_B: tl.constexpr,
+def _place(pid, B, reverse_ptr, counter_ptr, H: tl.constexpr, BLOCK_B: tl.constexpr,
            BLOCK_H: tl.constexpr):  # fmt: skip
     """A program's recurrence, direction, sequences, units; its group's counter and size."""
-    pid = tl.program_id(0)
     slices: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
     group = pid // slices
     blocks_b = tl.cdiv(B, BLOCK_B)
@@ -64,38 +74,22 @@ def _sum_parts(acc, SPLIT: tl.constexpr):
     return acc
 
 
-@triton.jit
-def _split_gates(a, G: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_B: tl.constexpr):
-    """Rows unit by unit, each with its gates, as a tile for each gate."""
-    if G == 1:
-        gates = (a,)
-    elif G == 2:
-        gates = tl.split(tl.permute(tl.reshape(a, [BLOCK_H, 2, BLOCK_B]), (0, 2, 1)))
-    else:
-        a = tl.permute(tl.reshape(a, [BLOCK_H, 2, 2, BLOCK_B]), (0, 3, 1, 2))
-        even, odd = tl.split(a)
-        g_0, g_2 = tl.split(even)
-        g_1, g_3 = tl.split(odd)
-        gates = (g_0, g_1, g_2, g_3)
-    return gates
-
-
 @triton.jit(do_not_specialize=_VARYING)
 def forward_grid(
     gates_x_ptr, weight_ptr, bias_ptr, exchange_ptr, wide_ptr, extra_ptr, out_ptr, reserve_ptr,
     starts_ptr, reverse_ptr, counter_ptr, failed_ptr, p_from, p_to, T, B, N, patience,
     CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, H: tl.constexpr, WIDE: tl.constexpr,
     READS_H: tl.constexpr, BIAS: tl.constexpr, PACKED: tl.constexpr, SAVE: tl.constexpr,
-    PROJECTED: tl.constexpr, PRECISION: tl.constexpr, HELD: tl.constexpr,
-    SPLIT: tl.constexpr, CHUNKS: tl.constexpr,
+    PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CELL_CLIP: tl.constexpr,
+    PRECISION: tl.constexpr, HELD: tl.constexpr, SPLIT: tl.constexpr, CHUNKS: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Steps ``p_from <= p < p_to``. ``exchange [2, N, B, H]``: h before step p is in p % 2."""
-    tl.static_assert(not PROJECTED)
+    tl.static_assert(not PROJECTED and PARAMS == 0 and CELL_CLIP == 0)
     NARROW: tl.constexpr = out_ptr.dtype.element_ty
     ROWS: tl.constexpr = 4 if G == 3 else G  # of the weights for a unit: a power of two
     n, reverse, b_line, u_0, counter_ptr, slices = _place(
-        B, reverse_ptr, counter_ptr, H, BLOCK_B, BLOCK_H
+        tl.program_id(0), B, reverse_ptr, counter_ptr, H, BLOCK_B, BLOCK_H
     )
     b = b_line[None, :]
     u = u_0 + tl.arange(0, BLOCK_H)[:, None]
@@ -140,7 +134,7 @@ def forward_grid(
                     cache_modifier=".cg",
                 )  # fmt: skip
                 a += dot(weights[i], h_all, PRECISION)
-            sums = _split_gates(_sum_parts(a, SPLIT), G, BLOCK_H, BLOCK_B)
+            sums = split_gates(_sum_parts(a, SPLIT), G, BLOCK_H, BLOCK_B)
             a_gates = ()
             x_wide = ()
             for g in tl.static_range(G):
@@ -150,7 +144,7 @@ def forward_grid(
                 a_gates = a_gates + (a_g,)
                 x_wide = x_wide + (x[g].to(WIDE),)
 
-            h_new, s_new, saved = CELL(x_wide, a_gates, h, s)
+            h_new, s_new, saved = CELL(x_wide, a_gates, h, s, (), 0.0)
 
             h = tl.where(here, h_new, h)
             s = each_where(here, s_new, s)
@@ -173,8 +167,13 @@ def forward_grid(
             if p < p_to:
                 patience = wait(counter_ptr, slices * (p - p_from), failed_ptr, patience)
 
-    store(wide_ptr, state, inside, h)
-    store_each(extra_ptr, state, inside, step_x, s)
+    n, _, b_line, u_0, _, _ = _place(
+        program_anew(), B, reverse_ptr, counter_ptr, H, BLOCK_B, BLOCK_H
+    )
+    b, u = b_line[None, :], u_0 + tl.arange(0, BLOCK_H)[:, None]
+    inside = (b < B) & (u < H)
+    store(wide_ptr, (n * B + b) * H + u, inside, h)
+    store_each(extra_ptr, (n * B + b) * H + u, inside, step_x, s)
 
 
 @triton.jit(do_not_specialize=_VARYING)
@@ -184,18 +183,18 @@ def backward_grid(
     p_from, p_to, T, B, N, patience,
     CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, SAVED: tl.constexpr, H: tl.constexpr,
     WIDE: tl.constexpr, READS_H: tl.constexpr, APART: tl.constexpr, PACKED: tl.constexpr,
-    PROJECTED: tl.constexpr, PRECISION: tl.constexpr, HELD: tl.constexpr,
-    SPLIT: tl.constexpr, CHUNKS: tl.constexpr,
+    PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CELL_CLIP: tl.constexpr, GRAD_CLIP: tl.constexpr,
+    PRECISION: tl.constexpr, HELD: tl.constexpr, SPLIT: tl.constexpr, CHUNKS: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Steps ``p_from >= p > p_to``; step -1 leads to the initial states.
 
     ``exchange [2, N, B, G*H]``: gradients of the step after p are in p % 2.
     """
-    tl.static_assert(not PROJECTED)
+    tl.static_assert(not PROJECTED and PARAMS == 0 and CELL_CLIP == 0 and GRAD_CLIP == 0)
     NARROW: tl.constexpr = dgates_x_ptr.dtype.element_ty
     n, reverse, b_line, u_0, counter_ptr, slices = _place(
-        B, reverse_ptr, counter_ptr, H, BLOCK_B, BLOCK_H
+        tl.program_id(0), B, reverse_ptr, counter_ptr, H, BLOCK_B, BLOCK_H
     )
     b = b_line[None, :]
     u_line = u_0 + tl.arange(0, BLOCK_H)
@@ -266,7 +265,7 @@ def backward_grid(
                     product += dot(weights[i * G + g], da_all, PRECISION)
             dh += _sum_parts(product, SPLIT)
 
-            dx, da, ds_new, dh_new = CELL(saved, h, h_prev, s_prev, dh + dout, ds)
+            dx, da, ds_new, dh_new, _ = CELL(saved, h, h_prev, s_prev, dh + dout, ds, (), 0.0)
 
             target = exchange_ptr + (1 - parity) * step_x * G
             for g in tl.static_range(G):
@@ -282,5 +281,10 @@ def backward_grid(
             saved, h, dout = saved_prev, h_row_prev, dout_prev
             p -= 1
 
-    store(dh_ptr, state, inside, dh)
-    store_each(dextra_ptr, state, inside, step_x, ds)
+    n, _, b_line, u_0, _, _ = _place(
+        program_anew(), B, reverse_ptr, counter_ptr, H, BLOCK_B, BLOCK_H
+    )
+    b, u = b_line[None, :], u_0 + tl.arange(0, BLOCK_H)[:, None]
+    inside = (b < B) & (u < H)
+    store(dh_ptr, (n * B + b) * H + u, inside, dh)
+    store_each(dextra_ptr, (n * B + b) * H + u, inside, step_x, ds)

@@ -17,68 +17,104 @@ what the backward wants) come to 1.8 us of one SM's share of the bandwidth, if a
 import triton
 import triton.language as tl
 
-from .tiles import dot, each_where, load, load_each, narrow, rows_of_step, store, store_each
+from .sequence import begun, bounded_each, entering, is_reset, kept, present, unzoned, zoned
+from .tiles import (
+    dot,
+    each_where,
+    load,
+    load_each,
+    narrow,
+    program_anew,
+    rows_of_step,
+    store,
+    store_each,
+)
 
-_VARYING = ["T", "B", "N"]
+_VARYING = ["S", "T", "B", "N"]
 
 
 @triton.jit
-def _place(B, reverse_ptr, BLOCK_B: tl.constexpr):
+def _place(pid, B, reverse_ptr, BLOCK_B: tl.constexpr):
     """A program's recurrence, its direction, and its sequences."""
-    pid = tl.program_id(0)
     blocks_b = tl.cdiv(B, BLOCK_B)
     n = (pid // blocks_b).to(tl.int64)
     offs_b = (pid % blocks_b).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     return n, tl.load(reverse_ptr + n) != 0, offs_b[:, None]
 
 
+@triton.jit
+def _begun_each(s, p, n, reverse, b, u, T, B, N, S, starts_ptr, lengths_ptr, reset_ptr, extra_0_ptr,
+                given_s_ptr, H: tl.constexpr, PACKED: tl.constexpr, LENGTHS: tl.constexpr,
+                RESET: tl.constexpr):  # fmt: skip
+    found = ()
+    for j in tl.static_range(len(s)):
+        found = found + (begun(
+            s[j], p, n, reverse, b, u, T, B, N, j * (S.to(tl.int64) * N * H), starts_ptr,
+            lengths_ptr, reset_ptr, extra_0_ptr + j * (N * B.to(tl.int64) * H), given_s_ptr,
+            H, PACKED, LENGTHS, RESET,
+        ),)  # fmt: skip
+    return found
+
+
 @triton.jit(do_not_specialize=_VARYING)
 def forward_rows(
-    gates_x_ptr, weight_ptr, bias_ptr, project_ptr, h_0_ptr, extra_0_ptr, out_ptr, h_n_ptr,
-    extra_n_ptr, reserve_ptr, hidden_ptr, starts_ptr, reverse_ptr, T, B, N,
+    gates_x_ptr, weight_ptr, bias_ptr, project_ptr, params_ptr, h_0_ptr, extra_0_ptr, out_ptr,
+    others_ptr, h_n_ptr, extra_n_ptr, reserve_ptr, hidden_ptr, starts_ptr, reverse_ptr, lengths_ptr,
+    reset_ptr, given_h_ptr, given_s_ptr, dropout_ptr, zone_h_ptr, zone_s_ptr, S, T, B, N,
     CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
     WIDE: tl.constexpr, READS_H: tl.constexpr, BIAS: tl.constexpr, PACKED: tl.constexpr,
-    SAVE: tl.constexpr, PROJECTED: tl.constexpr, PRECISION: tl.constexpr, HELD: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
+    SAVE: tl.constexpr, PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CELL_CLIP: tl.constexpr,
+    LENGTHS: tl.constexpr, RESET: tl.constexpr, DROPOUT: tl.constexpr, ZONE: tl.constexpr,
+    ZONE_PARTS: tl.constexpr, ALL_STATES: tl.constexpr, PRECISION: tl.constexpr,
+    HELD: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     NARROW: tl.constexpr = out_ptr.dtype.element_ty
-    n, reverse, b = _place(B, reverse_ptr, BLOCK_B)
+    n, reverse, b = _place(tl.program_id(0), B, reverse_ptr, BLOCK_B)
     u = tl.arange(0, BLOCK_H)[None, :]
-    k = tl.arange(0, BLOCK_K)
-    step_x = N * B.to(tl.int64) * H
-    inside = (b < B) & (u < H)
-    inside_k = (b < B) & (k[None, :] < K)
+    k_line = tl.arange(0, BLOCK_K)
+    k = k_line[None, :]
+    step_x, step_s = N * B.to(tl.int64) * H, S.to(tl.int64) * N * H
+    inside, inside_k = (b < B) & (u < H), (b < B) & (k < K)
 
     # [BLOCK_K, BLOCK_H] each: torch's rows as columns.
     weights = load_each(
-        weight_ptr, (n * (G * H) + u) * K + k[:, None], (u < H) & (k[:, None] < K), H * K, G, NARROW
-    )
+        weight_ptr, (n * (G * H) + u) * K + k_line[:, None], (u < H) & (k_line[:, None] < K),
+        H * K, G, NARROW,
+    )  # fmt: skip
     bias = load_each(bias_ptr, n * (G * H) + u, (u < H) & BIAS, H, G, WIDE)
+    params = load_each(params_ptr, n * (PARAMS * H) + u, u < H, H, PARAMS, WIDE)
     if PROJECTED:
         v = tl.arange(0, BLOCK_H)[:, None]
-        project = load(
-            project_ptr, (n * K + k[None, :]) * H + v, (k[None, :] < K) & (v < H), NARROW
-        )
-    h = load(h_0_ptr, (n * B + b) * K + k[None, :], inside_k, WIDE)
-    s = load_each(extra_0_ptr, (n * B + b) * H + u, inside, step_x, X, WIDE)
+        project = load(project_ptr, (n * K + k) * H + v, (k < K) & (v < H), NARROW)
+    dropout = tl.zeros([BLOCK_B, BLOCK_K], WIDE)
+    if DROPOUT:
+        dropout = load(dropout_ptr, (n * B + b) * K + k, inside_k, WIDE)
+    h = begun(
+        load(h_0_ptr, (n * B + b) * K + k, inside_k, WIDE), 0, n, reverse, b, k, T, B, N, 0,
+        starts_ptr, lengths_ptr, reset_ptr, h_0_ptr, given_h_ptr, K, PACKED, LENGTHS, RESET,
+    )  # fmt: skip
+    s = _begun_each(
+        load_each(extra_0_ptr, (n * B + b) * H + u, inside, step_x, X, WIDE), 0, n, reverse, b, u,
+        T, B, N, S, starts_ptr, lengths_ptr, reset_ptr, extra_0_ptr, given_s_ptr,
+        H, PACKED, LENGTHS, RESET,
+    )  # fmt: skip
 
     start, active = rows_of_step(starts_ptr, 0, T, B, reverse, PACKED)
-    x = load_each(
-        gates_x_ptr, ((start + b) * N + n) * (G * H) + u, (b < active) & (u < H), H, G, NARROW
-    )
+    here = present(b, 0, T, B, reverse, active, lengths_ptr, LENGTHS)
+    x = load_each(gates_x_ptr, ((start + b) * N + n) * (G * H) + u, here & (u < H), H, G, NARROW)
     p = T * 0
     while p < T:
         for _ in range(1 if HELD else T):
             start_next, active_next = rows_of_step(starts_ptr, p + 1, T, B, reverse, PACKED)
+            here_next = present(b, p + 1, T, B, reverse, active_next, lengths_ptr, LENGTHS)
             x_next = load_each(
-                gates_x_ptr, ((start_next + b) * N + n) * (G * H) + u, (b < active_next) & (u < H),
+                gates_x_ptr, ((start_next + b) * N + n) * (G * H) + u, here_next & (u < H),
                 H, G, NARROW,
             )  # fmt: skip
-            here = b < active
             mask = here & (u < H)
             row = (start + b) * N + n
 
-            h_narrow = narrow(h, NARROW)
+            h_narrow = narrow(h * dropout if DROPOUT else h, NARROW)
             a = ()
             x_wide = ()
             for g in tl.static_range(G):
@@ -91,93 +127,184 @@ def forward_rows(
             if READS_H:
                 h_prev = h
 
-            h_new, s_new, saved = CELL(x_wide, a, h_prev, s)
+            h_new, s_new, saved = CELL(x_wide, a, h_prev, s, params, CELL_CLIP)
 
+            WIDTH: tl.constexpr = len(saved) + (X if ZONE else 0)
             if SAVE:
-                store_each(reserve_ptr, row * (len(saved) * H) + u, mask, H, saved)
+                store_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, saved)
+            if ZONE:
+                zoned_s = ()
+                for j in tl.static_range(X):
+                    part = kept(
+                        zone_s_ptr, row * H + u + j * step_s, mask, ZONE, ZONE_PARTS[j + 1], WIDE
+                    )
+                    zoned_s = zoned_s + (zoned(s_new[j], s[j], part, ZONE),)
+                s_new = zoned_s
+                if SAVE:
+                    store_each(reserve_ptr, row * (WIDTH * H) + len(saved) * H + u, mask, H, s_new)
+            if ALL_STATES:
+                store_each(others_ptr, row * H + u, mask, step_s, s_new)
             if PROJECTED:
                 hidden = narrow(h_new, NARROW)
                 if SAVE:
                     tl.store(hidden_ptr + row * H + u, hidden, mask=mask)
                 h_new = dot(hidden, project, PRECISION)
-            store(out_ptr, row * K + k[None, :], here & (k[None, :] < K), h_new)
+            if ZONE:
+                part = kept(zone_h_ptr, row * K + k, here & (k < K), ZONE, ZONE_PARTS[0], WIDE)
+                h_new = zoned(h_new, h, part, ZONE)
+            store(out_ptr, row * K + k, here & (k < K), h_new)
             h = tl.where(here, h_new, h)
             s = each_where(here, s_new, s)
-            start, active, x = start_next, active_next, x_next
             p += 1
+            h = begun(
+                h, p, n, reverse, b, k, T, B, N, 0, starts_ptr, lengths_ptr, reset_ptr, h_0_ptr,
+                given_h_ptr, K, PACKED, LENGTHS, RESET,
+            )  # fmt: skip
+            s = _begun_each(
+                s, p, n, reverse, b, u, T, B, N, S, starts_ptr, lengths_ptr, reset_ptr,
+                extra_0_ptr, given_s_ptr, H, PACKED, LENGTHS, RESET,
+            )  # fmt: skip
+            start, here, x = start_next, here_next, x_next
 
-    store(h_n_ptr, (n * B + b) * K + k[None, :], inside_k, h)
+    n, _, b = _place(program_anew(), B, reverse_ptr, BLOCK_B)
+    inside, inside_k = (b < B) & (u < H), (b < B) & (k < K)
+    store(h_n_ptr, (n * B + b) * K + k, inside_k, h)
     store_each(extra_n_ptr, (n * B + b) * H + u, inside, step_x, s)
+
+
+@triton.jit
+def _turned_back(dx, reset, dinitial, dgiven_ptr, offs, inside, RESET: tl.constexpr):
+    """`begun` backward: what goes further, and what has come to the initial state."""
+    if RESET == 2:
+        dinitial += tl.where(reset, dx, 0.0)
+    elif RESET == 3:
+        store(dgiven_ptr, offs, reset & inside, dx)
+    if RESET:
+        dx = tl.where(reset, 0.0, dx)
+    return dx, dinitial
 
 
 @triton.jit(do_not_specialize=_VARYING)
 def backward_rows(
-    weight_ptr, project_ptr, reserve_ptr, h_rows_ptr, h_0_ptr, extra_0_ptr, grad_out_ptr,
-    dh_n_ptr, dextra_n_ptr, dgates_x_ptr, dgates_h_ptr, dproj_ptr, dh_0_ptr, dextra_0_ptr,
-    starts_ptr, reverse_ptr, T, B, N,
+    weight_ptr, project_ptr, params_ptr, reserve_ptr, h_rows_ptr, h_0_ptr, extra_0_ptr,
+    grad_out_ptr, grad_others_ptr, dh_n_ptr, dextra_n_ptr, dgiven_h_ptr, dgiven_s_ptr, dparams_ptr,
+    dgates_x_ptr, dgates_h_ptr, dproj_ptr, dh_0_ptr, dextra_0_ptr, starts_ptr, reverse_ptr,
+    lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr, dropout_ptr, zone_h_ptr, zone_s_ptr,
+    S, T, B, N,
     CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, SAVED: tl.constexpr, H: tl.constexpr,
     K: tl.constexpr, WIDE: tl.constexpr, READS_H: tl.constexpr, APART: tl.constexpr,
-    PACKED: tl.constexpr, PROJECTED: tl.constexpr, PRECISION: tl.constexpr, HELD: tl.constexpr,
+    PACKED: tl.constexpr, PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CELL_CLIP: tl.constexpr,
+    GRAD_CLIP: tl.constexpr, LENGTHS: tl.constexpr, RESET: tl.constexpr, DROPOUT: tl.constexpr,
+    ZONE: tl.constexpr, ZONE_PARTS: tl.constexpr, ALL_STATES: tl.constexpr,
+    PRECISION: tl.constexpr, HELD: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``h_rows`` is the output, or h before the projection."""
     NARROW: tl.constexpr = dgates_x_ptr.dtype.element_ty
-    n, reverse, b = _place(B, reverse_ptr, BLOCK_B)
+    WIDTH: tl.constexpr = SAVED + (X if ZONE else 0)
+    n, reverse, b = _place(tl.program_id(0), B, reverse_ptr, BLOCK_B)
     u = tl.arange(0, BLOCK_H)[None, :]
     k = tl.arange(0, BLOCK_K)[None, :]
     v = tl.arange(0, BLOCK_H)[:, None]
-    step_x = N * B.to(tl.int64) * H
+    step_x, step_s = N * B.to(tl.int64) * H, S.to(tl.int64) * N * H
     inside = (b < B) & (u < H)
     inside_k = (b < B) & (k < K)
     state, state_k = (n * B + b) * H + u, (n * B + b) * K + k
 
     # [BLOCK_H, BLOCK_K] each, as torch has them.
     weights = load_each(weight_ptr, (n * (G * H) + v) * K + k, (v < H) & (k < K), H * K, G, NARROW)
+    params = load_each(params_ptr, n * (PARAMS * H) + u, u < H, H, PARAMS, WIDE)
     if PROJECTED:
         q = tl.arange(0, BLOCK_K)[:, None]
         project = load(project_ptr, (n * K + q) * H + u, (q < K) & (u < H), NARROW)
     dh = load(dh_n_ptr, state_k, inside_k, WIDE)
     ds = load_each(dextra_n_ptr, state, inside, step_x, X, WIDE)
+    # Of the initial states, by resets; of the parameters.
+    dh_initial = tl.zeros([BLOCK_B, BLOCK_K], WIDE)
+    ds_initial, dparams = (), ()
+    for _x in tl.static_range(X):
+        ds_initial = ds_initial + (tl.zeros([BLOCK_B, BLOCK_H], WIDE),)
+    for _m in tl.static_range(PARAMS):
+        dparams = dparams + (tl.zeros([BLOCK_B, BLOCK_H], WIDE),)
 
     start, active = rows_of_step(starts_ptr, T - 1, T, B, reverse, PACKED)
+    here = present(b, T - 1, T, B, reverse, active, lengths_ptr, LENGTHS)
     row = (start + b) * N + n
-    mask = (b < active) & (u < H)
-    saved = load_each(reserve_ptr, row * (SAVED * H) + u, mask, H, SAVED, WIDE)
+    mask = here & (u < H)
+    saved = load_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, WIDTH, WIDE)
     h = load(h_rows_ptr, row * H + u, mask, NARROW)
-    dout = load(grad_out_ptr, row * K + k, (b < active) & (k < K), NARROW)
+    dout = load(grad_out_ptr, row * K + k, here & (k < K), NARROW)
     p = T - 1
     while p >= 0:
         for _ in range(1 if HELD else T):
             start_prev, active_prev = rows_of_step(starts_ptr, p - 1, T, B, reverse, PACKED)
+            here_prev = present(b, p - 1, T, B, reverse, active_prev, lengths_ptr, LENGTHS)
             row_prev = (start_prev + b) * N + n
-            mask_prev = (b < active_prev) & (u < H)
+            mask_prev = here_prev & (u < H)
             # The states before this step are what the one before saved, which is wanted next.
             saved_prev = load_each(
-                reserve_ptr, row_prev * (SAVED * H) + u, mask_prev, H, SAVED, WIDE
+                reserve_ptr, row_prev * (WIDTH * H) + u, mask_prev, H, WIDTH, WIDE
             )
             h_row_prev = load(h_rows_ptr, row_prev * H + u, mask_prev, NARROW)
-            dout_prev = load(grad_out_ptr, row_prev * K + k, (b < active_prev) & (k < K), NARROW)
-            here = b < active
-            mask = here & (u < H)
+            dout_prev = load(grad_out_ptr, row_prev * K + k, here_prev & (k < K), NARROW)
+            mask, mask_k = here & (u < H), here & (k < K)
             row = (start + b) * N + n
-            first = mask & (b >= active_prev)
+            first = mask & (here_prev == 0)
             s_0 = load_each(extra_0_ptr, state, first, step_x, X, WIDE)
             s_prev = ()
             for j in tl.static_range(X):
-                s_prev = s_prev + (tl.where(first, s_0[j], saved_prev[SAVED - X + j]),)
+                s_prev = s_prev + (tl.where(first, s_0[j], saved_prev[WIDTH - X + j]),)
+            s_prev = _begun_each(
+                s_prev, p, n, reverse, b, u, T, B, N, S, starts_ptr, lengths_ptr, reset_ptr,
+                extra_0_ptr, given_s_ptr, H, PACKED, LENGTHS, RESET,
+            )  # fmt: skip
             h_prev = tl.zeros([BLOCK_B, BLOCK_H], WIDE)
             if READS_H:
                 h_prev = load(h_0_ptr, state, first, WIDE)
-                h_prev = tl.where(first, h_prev, h_row_prev.to(WIDE))
+                h_prev = begun(
+                    tl.where(first, h_prev, h_row_prev.to(WIDE)), p, n, reverse, b, u, T, B, N, 0,
+                    starts_ptr, lengths_ptr, reset_ptr, h_0_ptr, given_h_ptr,
+                    H, PACKED, LENGTHS, RESET,
+                )  # fmt: skip
+
+            h_here = h.to(WIDE)
+            if not PROJECTED and SAVED == 0:
+                h_here = unzoned(h_here, h_prev, ZONE, ZONE_PARTS[0])
 
             total = dh + dout.to(WIDE)
+            past = tl.zeros([BLOCK_B, BLOCK_K], WIDE)
+            ds_past = ()
+            if ZONE:
+                past = total * kept(zone_h_ptr, row * K + k, mask_k, ZONE, ZONE_PARTS[0], WIDE)
+                total -= past
+            ds_here = ()
+            for j in tl.static_range(X):
+                ds_j = ds[j]
+                offs = row * H + u + j * step_s
+                if ALL_STATES:
+                    ds_j += load(grad_others_ptr, offs, mask, WIDE)
+                if ZONE:
+                    past_j = ds_j * kept(zone_s_ptr, offs, mask, ZONE, ZONE_PARTS[j + 1], WIDE)
+                    ds_j -= past_j
+                    ds_past = ds_past + (past_j,)
+                ds_here = ds_here + (ds_j,)
             if PROJECTED:
-                arrived = narrow(total, NARROW)
-                tl.store(dproj_ptr + row * K + k, arrived, mask=here & (k < K))
-                total = dot(arrived, project, PRECISION)
+                came = narrow(total, NARROW)
+                tl.store(dproj_ptr + row * K + k, came, mask=mask_k)
+                total = dot(came, project, PRECISION)
+            own = ()
+            for j in tl.static_range(SAVED):
+                own = own + (saved[j],)
 
-            dx, da, ds_new, dh_new = CELL(saved, h.to(WIDE), h_prev, s_prev, total, ds)
+            dx, da, ds_new, dh_new, dparams_new = CELL(
+                own, h_here, h_prev, s_prev, total, ds_here, params, CELL_CLIP
+            )
 
+            sums = ()
+            for j in tl.static_range(PARAMS):
+                sums = sums + (dparams[j] + tl.where(mask, dparams_new[j], 0.0),)
+            dparams = sums
+            dx, da = bounded_each(dx, GRAD_CLIP), bounded_each(da, GRAD_CLIP)
             store_each(dgates_x_ptr, row * (G * H) + u, mask, H, dx)
             if APART:
                 store_each(dgates_h_ptr, row * (G * H) + u, mask, H, da)
@@ -186,11 +313,41 @@ def backward_rows(
                 # Columns beyond H meet zero rows of the weights, but 0 * inf is none.
                 da_g = narrow(tl.where(mask, da[g], 0.0), NARROW)
                 product += dot(da_g, weights[g], PRECISION)
-            dh = tl.where(here, product if PROJECTED else product + dh_new, dh)
-            ds = each_where(here, ds_new, ds)
-            start, active = start_prev, active_prev
+            product = entering(product, dropout_ptr, state_k, inside_k, DROPOUT)
+            if not PROJECTED:
+                product += dh_new
+            if ZONE:
+                product += past
+            reset = here & False
+            if RESET:
+                reset = is_reset(reset_ptr, row, here)
+            product, dh_initial = _turned_back(
+                product, reset, dh_initial, dgiven_h_ptr, row * K + k, k < K, RESET
+            )
+            ds_back, ds_first = (), ()
+            for j in tl.static_range(X):
+                ds_j = ds_new[j]
+                if ZONE:
+                    ds_j += ds_past[j]
+                ds_j, first_j = _turned_back(
+                    ds_j, reset, ds_initial[j], dgiven_s_ptr, row * H + u + j * step_s, u < H, RESET
+                )
+                ds_back, ds_first = ds_back + (ds_j,), ds_first + (first_j,)
+            ds_initial = ds_first
+            dh = tl.where(here, product, dh)
+            ds = each_where(here, ds_back, ds)
+            start, here = start_prev, here_prev
             saved, h, dout = saved_prev, h_row_prev, dout_prev
             p -= 1
 
-    store(dh_0_ptr, state_k, inside_k, dh)
-    store_each(dextra_0_ptr, state, inside, step_x, ds)
+    if RESET == 2:
+        dh += dh_initial
+        sums = ()
+        for j in tl.static_range(X):
+            sums = sums + (ds[j] + ds_initial[j],)
+        ds = sums
+    n, _, b = _place(program_anew(), B, reverse_ptr, BLOCK_B)
+    inside, inside_k = (b < B) & (u < H), (b < B) & (k < K)
+    store(dh_0_ptr, (n * B + b) * K + k, inside_k, dh)
+    store_each(dextra_0_ptr, (n * B + b) * H + u, inside, step_x, ds)
+    store_each(dparams_ptr, (n * B + b) * H + u, inside, step_x, dparams)

@@ -56,11 +56,48 @@ def store_each(ptr, offs, mask, step, tiles):
 
 
 @triton.jit
+def accumulate_each(ptr, offs, mask, step, tiles):
+    """Adds to what lies there, which is this program's alone."""
+    for i in tl.static_range(len(tiles)):
+        there = load(ptr, offs + i * step, mask, tiles[i].dtype)
+        store(ptr, offs + i * step, mask, there + tiles[i])
+
+
+@triton.jit
 def each_where(condition, chosen, others):
     tiles = ()
     for i in tl.static_range(len(chosen)):
         tiles = tiles + (tl.where(condition, chosen[i], others[i]),)
     return tiles
+
+
+@triton.jit
+def split_gates(a, G: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_B: tl.constexpr):
+    """Rows unit by unit, each with its gates, as a tile for each gate."""
+    if G == 1:
+        gates = (a,)
+    elif G == 2:
+        gates = tl.split(tl.permute(tl.reshape(a, [BLOCK_H, 2, BLOCK_B]), (0, 2, 1)))
+    else:
+        a = tl.permute(tl.reshape(a, [BLOCK_H, 2, 2, BLOCK_B]), (0, 3, 1, 2))
+        even, odd = tl.split(a)
+        g_0, g_2 = tl.split(even)
+        g_1, g_3 = tl.split(odd)
+        gates = (g_0, g_1, g_2, g_3)
+    return gates
+
+
+@triton.jit
+def program_anew():
+    """This program's number, as if unknown: what is worked out from it after a loop is no number
+    that was known before, which the assembler would park in memory meanwhile."""
+    if INTERPRETED:
+        pid = tl.program_id(0)
+    else:
+        pid = tl.inline_asm_elementwise(
+            "mov.u32 $0, %ctaid.x;", "=r", [], dtype=tl.int32, is_pure=False, pack=1
+        )
+    return pid
 
 
 @triton.jit

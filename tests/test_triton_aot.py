@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from fastrnn.gpu.plan import A100, H200, Device, Problem, choose
+from fastrnn.gpu.plan import A100, B200, H200, Device, Problem, choose
 
 BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
 
@@ -29,35 +29,55 @@ def chosen(problem, device=H200):
 
 
 TABLE = [
-    # dtype, gates, N, B, H, forward, backward
-    (BF16, 4, 1, 1, 64, "rows 16x64h", "rows 16x64h"),
-    (BF16, 4, 2, 256, 100, "rows 16x128h", "rows 16x128"),
-    (BF16, 3, 1, 16, 128, "rows 16x128h", "rows 16x128"),
-    (BF16, 4, 1, 16, 129, "grid 16x16", "grid 16x16h"),
-    (BF16, 4, 1, 1, 256, "grid 16x16", "grid 16x16h"),
-    (BF16, 4, 1, 64, 512, "grid 16x16", "grid 16x16h"),
-    (BF16, 4, 2, 64, 512, "grid 32x16", "grid 32x16"),
-    (BF16, 4, 1, 256, 512, "grid 64x16", "simple"),
-    (BF16, 4, 1, 16, 1024, "grid 16x16", "grid 16x16"),
-    (BF16, 3, 1, 64, 1024, "grid 32x16", "grid 32x16"),
-    (BF16, 4, 1, 256, 1024, "simple", "simple"),
-    (BF16, 4, 1, 16, 2048, "simple", "simple"),
-    (BF16, 1, 1, 16, 512, "grid 16x16h", "grid 16x16h"),
-    (BF16, 5, 1, 16, 64, "simple", "simple"),
-    (F32, 4, 1, 16, 64, "rows 16x64", "rows 16x64"),
-    (F32, 4, 1, 16, 512, "grid 16x8", "grid 16x8"),
-    (F64, 4, 1, 16, 64, "simple", "simple"),
+    # device, dtype, gates, N, B, H, forward, backward
+    (H200, BF16, 4, 1, 1, 64, "rows 16x64h", "rows 16x64h"),
+    (H200, BF16, 4, 2, 256, 100, "rows 16x128h", "rows 16x128"),
+    (H200, BF16, 3, 1, 16, 128, "rows 16x128h", "rows 16x128"),
+    (H200, BF16, 4, 1, 16, 128, "rows 16x128h", "rows 16x128"),
+    (H200, BF16, 4, 1, 16, 129, "grid 16x16", "grid 16x16h"),
+    (H200, BF16, 4, 1, 1, 256, "grid 16x16", "grid 16x16h"),
+    (H200, BF16, 4, 1, 64, 512, "grid 16x16", "grid 16x16h"),
+    (H200, BF16, 4, 2, 64, 512, "grid 32x16", "grid 32x16"),
+    (H200, BF16, 4, 1, 256, 512, "grid 64x16", "stream 32x32"),
+    (H200, BF16, 4, 1, 64, 768, "stream 32x16", "grid 32x16"),
+    (H200, BF16, 4, 2, 64, 768, "stream 64x16", "stream 32x32"),
+    (H200, BF16, 4, 1, 16, 1024, "grid 16x16", "grid 16x16"),
+    (H200, BF16, 3, 1, 64, 1024, "grid 32x16", "grid 32x16"),
+    (H200, BF16, 4, 1, 256, 1024, "stream 128x16", "stream 64x32"),
+    (H200, BF16, 4, 1, 1, 2048, "stream 16x16", "stream 16x16"),
+    (H200, BF16, 4, 1, 16, 2048, "stream 16x16", "stream 16x16"),
+    (H200, BF16, 4, 2, 256, 2048, "stream 128x32", "stream 64x64"),
+    (H200, BF16, 1, 1, 16, 512, "grid 16x16h", "grid 16x16h"),
+    (H200, BF16, 5, 1, 16, 64, "simple", "simple"),
+    (H200, F32, 4, 1, 16, 64, "rows 16x64", "rows 16x64"),
+    (H200, F32, 4, 1, 16, 512, "grid 16x8", "grid 16x8"),
+    (H200, F32, 4, 1, 16, 768, "grid 16x8", "stream 16x16"),
+    (H200, F64, 4, 1, 16, 64, "simple", "simple"),
+    (A100, BF16, 4, 1, 64, 512, "grid 32x16", "grid 32x16"),
+    (A100, BF16, 4, 2, 64, 512, "grid 64x16", "stream 32x32"),
+    (A100, BF16, 4, 1, 256, 512, "stream 128x16", "stream 64x32"),
+    (A100, BF16, 3, 1, 64, 1024, "stream 64x16", "stream 32x32"),
+    (A100, BF16, 4, 1, 256, 1024, "stream 128x32", "stream 64x64"),
+    (A100, BF16, 4, 1, 1, 2048, "stream 16x32", "stream 16x32"),
+    (A100, BF16, 4, 1, 16, 2048, "stream 16x32", "stream 16x32"),
+    (A100, F32, 4, 1, 16, 768, "stream 16x16", "stream 16x16"),
+    (B200, BF16, 4, 2, 256, 100, "rows 16x128", "rows 16x128"),
+    (B200, BF16, 3, 1, 16, 128, "rows 16x128", "rows 16x128"),
+    (B200, BF16, 4, 1, 16, 128, "rows 16x128", "rows 16x128"),
 ]
 
 
-@pytest.mark.parametrize(("dtype", "G", "N", "B", "H", "forward", "backward"), TABLE, ids=str)
-def test_choice(dtype, G, N, B, H, forward, backward):
-    assert chosen(Problem(dtype, G, N, B, H, H)) == (forward, backward)
+@pytest.mark.parametrize(
+    ("device", "dtype", "G", "N", "B", "H", "forward", "backward"), TABLE, ids=str
+)
+def test_choice(device, dtype, G, N, B, H, forward, backward):
+    assert chosen(Problem(dtype, G, N, B, H, H), device) == (forward, backward)
 
 
 def test_choice_of_other_calls():
     assert chosen(Problem(BF16, 4, 1, 16, 512, 512, single=True))[0] == "simple"
-    assert chosen(Problem(BF16, 4, 1, 16, 512, 256, projected=True))[0] == "simple"
+    assert chosen(Problem(BF16, 4, 1, 16, 512, 256, projected=True))[0] == "stream 16x16"
+    assert chosen(Problem(BF16, 4, 1, 16, 512, 512, plain=False))[0] == "stream 16x16"
     assert chosen(Problem(BF16, 4, 1, 16, 100, 50, projected=True))[0] == "rows 16x128h"
     assert chosen(Problem(F32, 4, 1, 16, 64, 64, precision="ieee"))[0] == "simple"
     assert chosen(Problem(F32, 4, 1, 16, 512, 512, precision="tf32"))[0] == "grid 16x16"
@@ -65,7 +85,8 @@ def test_choice_of_other_calls():
 
 def test_choice_says_why():
     assert choose(Problem(BF16, 4, 1, 16, 64, 64), H200).why.startswith("weights of 32 KB fit one")
-    assert "do not fit one program" in choose(Problem(BF16, 4, 1, 256, 1024, 1024), H200).why
+    why = choose(Problem(BF16, 4, 1, 256, 1024, 1024), H200).why
+    assert "nor do they fit 132 at once: 128 tiles of 64 x 128 read from" in why
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -79,6 +100,8 @@ def test_all_programs_of_a_grid_run_at_once(device, backward):
                 for B in (1, 17, 64, 300):
                     for H in (1, 100, 129, 300, 512, 1000, 1024, 3000):
                         plan = choose(Problem(dtype, G, N, B, H, H), device, backward)
+                        if plan.form == "stream":
+                            assert plan.programs <= device.processors
                         if plan.form == "grid":
                             groups = N * -(-B // plan.block_b)
                             assert groups * -(-H // plan.block_h) <= device.processors
@@ -109,6 +132,8 @@ def compile_in_new_process(*arguments):
         ("sm_90", "lstm bfloat16 H", "wgmma.mma_async"),
         ("sm_90", "tf32x3 H", "mma.sync"),
         ("sm_100", "lstm bfloat16 H1024", "mma.sync"),
+        ("sm_90", "lstm bfloat16 H2048", "wgmma.mma_async"),
+        ("sm_90", "peephole_lstm bfloat16 H64", "mma.sync"),
     ],
 )
 def test_chosen_kernels_fit(target, only, matrix):
@@ -134,6 +159,21 @@ sys.exit(aot.main(["--targets", "sm_90", "--only", "lstm bfloat16 H1024"]))
     done = compile_in_new_process("-c", script)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "FAULT: spills" in done.stdout
+
+
+def test_without_triton_it_says_so():
+    script = """
+import sys
+sys.modules["triton"] = None  # as if it were not there
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *args: None if name == "triton" else find(name, *args)
+from fastrnn.cli.app import main
+sys.exit(main(["aot"]))
+"""
+    done = compile_in_new_process("-c", script)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.strip() == "Triton is not installed: pip install 'fastrnn[gpu]'"
 
 
 def test_the_interpreter_compiles_nothing():

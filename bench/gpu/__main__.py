@@ -102,6 +102,10 @@ def everything(options: argparse.Namespace, device: object, start: float) -> int
     try:
         which = checks.for_a_dry_run() if dry else checks.checks()
         count, faults = checks.run_all(which, device, start + 0.4 * share, say)  # type: ignore[arg-type]
+        from . import behaviour
+
+        more, problems = behaviour.run_all(device, start + 0.45 * share, say)  # type: ignore[arg-type]
+        count, faults = count + more, faults + problems
         print("soak", flush=True)
         problem = checks.soak(device, 1 if dry else 0.04 * share)  # type: ignore[arg-type]
         faults += [f"soak: {problem}"] * (problem is not None)

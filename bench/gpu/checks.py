@@ -63,6 +63,10 @@ def checks() -> Iterator[Check]:
     yield Check("LSTM", bf16, 1024, 64, 30)
     yield Check("GRU", bf16, 1024, 16, 30)
     yield Check("LSTM", bf16, 1500, 9, 6)
+    yield Check("LSTM", bf16, 2048, 16, 8)
+    yield Check("GRU", bf16, 1024, 200, 6, bidirectional=True)
+    yield Check("LSTM", f32, 768, 70, 8, precision="high")
+    yield Check("LSTM", bf16, 600, 20, 8, projection=300, bidirectional=True, packed=True)
     yield Check("LSTM", f32, 512, 16, 30)
     yield Check("LSTM", f32, 512, 64, 30, precision="high")
     yield Check("LSTM", bf16, 512, 256, 20)
@@ -153,9 +157,20 @@ def run_all(
 
 
 def soak(device: torch.device, seconds: float) -> str | None:
-    """The barrier for a while: long sequences, two streams, one answer. None, or what is wrong."""
+    """The barriers for a while: long sequences, two streams, one answer. None, or what is wrong.
+
+    Both forms that have one: weights held in many programs, and weights streamed.
+    """
     cuda = device.type == "cuda"
-    hidden, batch, steps = (512, 64, 2048) if cuda else (5, 2, 3)
+    for hidden, batch, steps in ((512, 64, 2048), (1024, 256, 512)) if cuda else ((5, 2, 3),):
+        problem = _soak(device, hidden, batch, steps, seconds / 2)
+        if problem is not None:
+            return f"H {hidden}: {problem}"
+    return None
+
+
+def _soak(device: torch.device, hidden: int, batch: int, steps: int, seconds: float) -> str | None:
+    cuda = device.type == "cuda"
     dtype = torch.bfloat16
     torch.manual_seed(0)
     layer = fastrnn.LSTM(24, hidden, backend="triton").to(device, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,9 @@ def main(argv: Sequence[str]) -> int:
     """Print a line a kernel; return 1 if one that would be chosen spills or exceeds its device."""
     if gpu.INTERPRETED:
         print("TRITON_INTERPRET is set, and the interpreter compiles nothing", file=sys.stderr)
+        return 2
+    if importlib.util.find_spec("triton") is None:
+        print("Triton is not installed: pip install 'fastrnn[gpu]'", file=sys.stderr)
         return 2
     from fastrnn.gpu import aot
 

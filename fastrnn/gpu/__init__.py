@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import sys
 import threading
@@ -52,7 +53,10 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _CAPABILITY = (8, 0)
 
 # Of what `Options.asked` tells, what the kernels do.
-_SERVED: frozenset[str] = frozenset()
+_SERVED = frozenset(
+    {"lengths", "resets", "recurrent dropout", "zoneout", "clipping of the cell state",
+     "clipping of gradients", "the states of all steps"}
+)  # fmt: skip
 
 # As Triton itself reads it when it decorates the kernels.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
@@ -70,10 +74,21 @@ def why_not(
     from ..kernels.cells import NAMES
 
     if spec.name not in NAMES:
-        return f"it has no kernel for the cell {spec.name!r}"
+        return f"it has no kernel for the cell {spec.name!r}{_lacking(spec)}"
     if forward_ad._current_level >= 0:
         return "it has no forward-mode differentiation"
     return why_not_with(options, _SERVED)
+
+
+def _lacking(spec: CellSpec) -> str:
+    """What a kernel of a cell that has none would have to do, and none does."""
+    if spec.whole_row:
+        return ", which needs whole rows of units at once"
+    if spec.second:
+        return ", which has a second product within a step"
+    if not spec.recurrent:
+        return ", which has no recurrent product: no loop over steps is written without one"
+    return ""
 
 
 def _why_not_on(device: torch.device) -> str | None:
@@ -148,17 +163,29 @@ def scan(
 
     Weights are stacked, ``[N, ...]``; everything else is as in `fastrnn.cpp.scan`.
     """
-    from .call import Call
+    from .call import Call, Forward
     from .forms import forward
 
     out, finals, others, saved = allocate.results(
         spec, gates_x, weight_hr is not None, states, options, save
     )
+    if options.lengths is not None:  # past a sequence's end
+        for tensor in (out, *others):
+            tensor.zero_()
     with torch.cuda.device_of(gates_x):
-        call = Call.of(spec, gates_x, weight_hr is not None, states, batch_sizes, reverse)
+        call = Call.of(
+            spec, gates_x, weight_hr is not None, states, batch_sizes, reverse, params, options
+        )
         states = [state.contiguous() for state in states]
-        forward(call, gates_x.contiguous(), weight_hh, bias_hh, weight_hr, states,
-                out, finals, saved)  # fmt: skip
+        forward(
+            call,
+            Forward(
+                gates_x.contiguous(), weight_hh.contiguous(),
+                None if bias_hh is None else bias_hh.contiguous(),
+                None if weight_hr is None else weight_hr.contiguous(),
+                states, out, finals, others, saved,
+            ),
+        )  # fmt: skip
     return out, finals, others, saved
 
 
@@ -179,17 +206,37 @@ def scan_backward(
     grad_others: Sequence[Tensor],
 ) -> list[Tensor]:
     """The gradients of `fastrnn.allocate.gradients`."""
-    from .call import Call
+    from .call import Backward, Call
     from .forms import backward
 
     found = allocate.gradients(spec, gates_x, weight_hr is not None, states, params, options)
+    sides = 2 if spec.apart else 1
+    ends = [sides]
+    for count in (len(states), len(options.reset_states), len(params)):
+        ends.append(ends[-1] + count)
+    grad_states, grad_resets, grad_params = (
+        found[begin:end] for begin, end in itertools.pairwise(ends)
+    )
     if weight_hr is not None:
         found[-1].copy_(saved[1])
+    zeros = [*grad_resets, *(found[:sides] if options.lengths is not None else ())]
+    if options.lengths is not None and weight_hr is not None:
+        zeros.append(found[-2])
+    for tensor in zeros:  # where no step writes
+        tensor.zero_()
     with torch.cuda.device_of(gates_x):
-        call = Call.of(spec, gates_x, weight_hr is not None, states, batch_sizes, reverse)
-        states = [state.contiguous() for state in states]
-        grad_finals = [grad.contiguous() for grad in grad_finals]
-        saved = [kept.contiguous() for kept in saved]
-        backward(call, weight_hh, weight_hr, states, out.contiguous(), saved,
-                 grad_out.contiguous(), grad_finals, found)  # fmt: skip
+        call = Call.of(
+            spec, gates_x, weight_hr is not None, states, batch_sizes, reverse, params, options
+        )
+        backward(
+            call,
+            Backward(
+                weight_hh.contiguous(), None if weight_hr is None else weight_hr.contiguous(),
+                [state.contiguous() for state in states], out.contiguous(),
+                [kept.contiguous() for kept in saved], grad_out.contiguous(),
+                [grad.contiguous() for grad in grad_finals], list(grad_others),
+                found[0], found[sides - 1], grad_states, grad_resets, grad_params,
+                found[0] if weight_hr is None else found[-2],
+            ),
+        )  # fmt: skip
     return found

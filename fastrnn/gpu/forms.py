@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from . import grid, rows, simple
-from .call import Call
+from . import grid, rows, simple, stream
+from .call import Backward, Call, Forward
 from .plan import A100, B200, H200, Device, Plan, Problem, choose
 from .precision import float32_product
 
@@ -37,50 +35,21 @@ def _plan(call: Call, backward: bool) -> tuple[Plan, str]:
     precision = precision if call.dtype == torch.float32 else "tf32"
     problem = Problem(
         call.dtype, call.spec.num_gates, call.N, call.B, call.H, call.K,
-        projected=call.projected, single=call.T == 1, precision=precision,
+        projected=call.projected, single=call.T == 1, precision=precision, plain=call.plain,
     )  # fmt: skip
     return choose(problem, device, backward), precision
 
 
-def forward(
-    call: Call,
-    gates_x: Tensor,
-    weight_hh: Tensor,
-    bias_hh: Tensor | None,
-    weight_hr: Tensor | None,
-    states: Sequence[Tensor],
-    out: Tensor,
-    finals: Sequence[Tensor],
-    saved: Sequence[Tensor],
-) -> None:
-    """Fill ``out``, ``finals`` and ``saved``."""
+_FORMS = {"rows": rows, "grid": grid, "stream": stream, "simple": simple}
+
+
+def forward(call: Call, tensors: Forward) -> None:
+    """Fill ``out``, ``finals``, ``others`` and ``saved``."""
     chosen, precision = _plan(call, backward=False)
-    tensors = (gates_x, weight_hh, bias_hh, weight_hr, states, out, finals, saved)
-    if chosen.form == "rows":
-        rows.forward(call, chosen, precision, *tensors)
-    elif chosen.form == "grid":
-        grid.forward(call, chosen, precision, *tensors)
-    else:
-        simple.forward(call, *tensors)
+    _FORMS[chosen.form].forward(call, chosen, precision, tensors)
 
 
-def backward(
-    call: Call,
-    weight_hh: Tensor,
-    weight_hr: Tensor | None,
-    states: Sequence[Tensor],
-    out: Tensor,
-    saved: Sequence[Tensor],
-    grad_out: Tensor,
-    grad_finals: Sequence[Tensor],
-    found: Sequence[Tensor],
-) -> None:
-    """Fill ``found``, the gradients of `fastrnn.allocate.gradients`."""
+def backward(call: Call, tensors: Backward) -> None:
+    """Fill the gradients."""
     chosen, precision = _plan(call, backward=True)
-    tensors = (weight_hh, weight_hr, states, out, saved, grad_out, grad_finals, found)
-    if chosen.form == "rows":
-        rows.backward(call, chosen, precision, *tensors)
-    elif chosen.form == "grid":
-        grid.backward(call, chosen, precision, *tensors)
-    else:
-        simple.backward(call, *tensors)
+    _FORMS[chosen.form].backward(call, chosen, precision, tensors)

@@ -9,7 +9,7 @@ failed launch returned is wrong; whoever needs certainty before that synchronise
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..kernels import grid as kernels
 from . import INTERPRETED
-from .call import Call
+from .call import Backward, Call, Forward
 from .plan import Plan
 
 # Looks at the counter, each a way to the L2 cache and back: seconds in all, for a step that takes
@@ -27,20 +27,31 @@ PATIENCE = 1 << 22
 
 
 @functools.lru_cache(maxsize=64)
-def _failed(device: torch.device) -> Tensor:
+def failed(device: torch.device) -> Tensor:
+    """The word that a lost wait marks, one a device."""
     return torch.zeros(1, dtype=torch.int32, pin_memory=device.type == "cuda")
 
 
 def check(device: torch.device) -> None:
     """Raise RuntimeError if a launch on the device gave up waiting; reported once."""
-    failed = _failed(device)
-    if failed[0]:
-        failed.zero_()
+    mark = failed(device)
+    if mark[0]:
+        mark.zero_()
         raise RuntimeError(
             f"a recurrent kernel on {device} gave up waiting for its own programs, and what it "
             "returned is wrong: they did not all run at once. Another backend or form has to "
             "serve: fastrnn.use_backend('reference')"
         )
+
+
+def cooperative() -> dict[str, Any]:
+    """The option of a launch that is refused if not all of its programs can run at once."""
+    return {} if INTERPRETED else {"launch_cooperative_grid": True}
+
+
+def counters(call: Call, groups: int) -> Tensor:
+    """Of arrivals, one for each group; a launch's own, so that streams do not meet in them."""
+    return torch.zeros(groups, dtype=torch.int32, device=call.device)
 
 
 def _launch(call: Call, plan: Plan, precision: str) -> tuple[tuple[int], dict[str, Any]]:
@@ -56,12 +67,10 @@ def _launch(call: Call, plan: Plan, precision: str) -> tuple[tuple[int], dict[st
         "BLOCK_K": plan.block_k,
         "num_warps": plan.warps,
         "num_stages": 1,
-        "maxnreg": 255 if plan.held else None,
+        "maxnreg": plan.registers,
         "enable_fp_fusion": True,
     }
-    if not INTERPRETED and not plan.stepwise:
-        options["launch_cooperative_grid"] = True  # refused if not all can run at once
-    return (grid,), options
+    return (grid,), options | ({} if plan.stepwise else cooperative())
 
 
 def _launches(plan: Plan, first: int, last: int, step: int) -> Iterator[tuple[int, int]]:
@@ -71,64 +80,41 @@ def _launches(plan: Plan, first: int, last: int, step: int) -> Iterator[tuple[in
     return iter([(first, last)])
 
 
-def forward(
-    call: Call,
-    plan: Plan,
-    precision: str,
-    gates_x: Tensor,
-    weight_hh: Tensor,
-    bias_hh: Tensor | None,
-    weight_hr: Tensor | None,
-    states: Sequence[Tensor],
-    out: Tensor,
-    finals: Sequence[Tensor],
-    saved: Sequence[Tensor],
-) -> None:
+def forward(call: Call, plan: Plan, precision: str, given: Forward) -> None:
     check(call.device)
-    exchange = torch.stack([states[0], states[0]])
-    wide = states[0].to(call.wide, copy=True)
-    extra = call.gather(states[1:])
+    exchange = torch.stack([given.states[0], given.states[0]])
+    wide = given.states[0].to(call.wide, copy=True)
+    extra = call.gather(given.states[1:])
     grid, options = _launch(call, plan, precision)
-    counters = torch.zeros(grid, dtype=torch.int32, device=call.device)
+    arrivals = counters(call, grid[0])
     for begin, end in _launches(plan, 0, call.T, 1):
         kernels.forward_grid[grid](
-            gates_x, weight_hh.contiguous(),
-            gates_x if bias_hh is None else bias_hh.contiguous(),
-            exchange, wide, extra, out, saved[0] if saved else extra, call.starts, call.reverse,
-            counters, _failed(call.device), begin, end, call.T, call.B, call.N, PATIENCE,
-            BIAS=bias_hh is not None, SAVE=bool(saved), **call.forward_options, **options,
+            given.gates_x, given.weight_hh,
+            given.gates_x if given.bias_hh is None else given.bias_hh,
+            exchange, wide, extra, given.out, given.saved[0] if given.saved else extra,
+            call.starts, call.reverse, arrivals, failed(call.device), begin, end,
+            call.T, call.B, call.N, PATIENCE,
+            BIAS=given.bias_hh is not None, SAVE=bool(given.saved), **call.forward_options,
+            **options,
         )  # fmt: skip
-    for final, state in zip(finals, (wide, *extra), strict=True):
+    for final, state in zip(given.finals, (wide, *extra), strict=True):
         final.copy_(state)
 
 
-def backward(
-    call: Call,
-    plan: Plan,
-    precision: str,
-    weight_hh: Tensor,
-    weight_hr: Tensor | None,
-    states: Sequence[Tensor],
-    out: Tensor,
-    saved: Sequence[Tensor],
-    grad_out: Tensor,
-    grad_finals: Sequence[Tensor],
-    found: Sequence[Tensor],
-) -> None:
+def backward(call: Call, plan: Plan, precision: str, given: Backward) -> None:
     check(call.device)
-    sides = 2 if call.spec.apart else 1
-    exchange = out.new_zeros(2, call.N, call.B, call.spec.num_gates * call.H)
-    dh = grad_finals[0].to(call.wide, copy=True)
-    dextra = call.gather(grad_finals[1:])
-    extra_0 = call.gather(states[1:])
+    exchange = given.out.new_zeros(2, call.N, call.B, call.spec.num_gates * call.H)
+    dh = given.grad_finals[0].to(call.wide, copy=True)
+    dextra = call.gather(given.grad_finals[1:])
+    extra_0 = call.gather(given.states[1:])
     grid, options = _launch(call, plan, precision)
-    counters = torch.zeros(grid, dtype=torch.int32, device=call.device)
+    arrivals = counters(call, grid[0])
     for begin, end in _launches(plan, call.T - 1, -2, -1):
         kernels.backward_grid[grid](
-            weight_hh.contiguous(), exchange, saved[0], out, states[0], extra_0, grad_out, dh,
-            dextra, found[0], found[sides - 1], call.starts, call.reverse,
-            counters, _failed(call.device), begin, end, call.T, call.B, call.N, PATIENCE,
+            given.weight_hh, exchange, given.saved[0], given.out, given.states[0], extra_0,
+            given.grad_out, dh, dextra, given.dgates_x, given.dgates_h, call.starts, call.reverse,
+            arrivals, failed(call.device), begin, end, call.T, call.B, call.N, PATIENCE,
             **call.backward_options, **options,
         )  # fmt: skip
-    for grad, state in zip(found[sides : sides + len(states)], (dh, *dextra), strict=True):
+    for grad, state in zip(given.grad_states, (dh, *dextra), strict=True):
         grad.copy_(state)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+_SCRATCH = 2 << 10  # shared memory of the compiler's own
+
 _BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
 
 
@@ -41,11 +43,12 @@ class Problem:
     projected: bool = False
     single: bool = False  # one step
     precision: str = "tf32x3"  # of float32 products
+    plain: bool = True  # no resets, lengths, zoneout, nor parameters of the cell's own
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A form, ``"rows"``, ``"grid"`` or ``"simple"``, its blocks, and the reason in words."""
+    """A form, ``"rows"``, ``"grid"``, ``"stream"`` or ``"simple"``, its blocks, and the reason."""
 
     form: str
     why: str
@@ -56,6 +59,10 @@ class Plan:
     held: bool = False  # weights in registers
     split: int = 1  # of the product's sum among warps
     stepwise: bool = False  # a launch for each step
+    programs: int = 0  # where tiles are dealt out among them
+    block_p: int = 0  # units of a projected h
+    stages: int = 1  # tiles of a product on their way at once
+    registers: int | None = 255  # that the assembler may use; None: as it likes
 
 
 def power_of_2(size: int) -> int:
@@ -76,12 +83,16 @@ def choose(problem: Problem, device: Device, backward: bool = False) -> Plan:
     rows = _rows(p, device, backward)
     if rows.form == "rows":
         return rows
-    if p.projected:
-        return Plan("simple", f"{rows.why}, and the form of many programs projects nothing")
     if p.single:
         return Plan("simple", f"{rows.why}, and one step has nothing to wait for")
+    if p.projected:
+        return _stream(p, device, backward, f"{rows.why}, and a projection takes two products")
+    if not p.plain:
+        return _stream(p, device, backward, f"{rows.why}, and the call wants more than torch has")
     grid = _grid(p, device, backward)
-    return grid or Plan("simple", f"{rows.why}, nor do they fit {device.processors} at once")
+    return grid or _stream(
+        p, device, backward, f"{rows.why}, nor do they fit {device.processors} at once"
+    )
 
 
 def _rows(p: Problem, device: Device, backward: bool) -> Plan:
@@ -97,7 +108,8 @@ def _rows(p: Problem, device: Device, backward: bool) -> Plan:
     warps = 4 if block_h <= 32 else 8
     # A thread has 255 registers; the rest of a step takes some 120, of the backward more.
     registers = weights // (4 * 32 * warps)
-    held = registers <= (64 if backward or _split(p) else 128)
+    # Blackwell's code for the same keeps a little more.
+    held = registers <= (64 if backward or _split(p) or device.capability >= (10, 0) else 128)
     where = "registers" if held else "shared memory"
     return Plan(
         "rows", f"weights of {weights >> 10} KB fit one program, in {where}",
@@ -122,16 +134,79 @@ def _grid(p: Problem, device: Device, backward: bool) -> Plan | None:
             per_unit = p.G if backward else rows_per_unit
             weights = per_unit * block_h * padded * _bytes(p)
             tile = block_k * block_b * _BYTES[p.dtype]
-            if weights + tile > device.shared:
+            if weights + tile + _SCRATCH > device.shared:
                 continue
-            if (block_b == 64 and p.H > 512) or (block_b == 32 and _split(p)):
-                continue  # more registers than there are
+            if _crowded(p, device, backward, block_b, block_h, padded, weights):
+                continue
             held = split > 1 and block_b == 16 and weights <= 64 << 10 and not _split(p)
             return Plan(
                 "grid", f"weights of {weights >> 10} KB a program in {programs} programs",
                 block_b=block_b, block_h=block_h, block_k=block_k, warps=8, held=held, split=split,
+                registers=_registers(p, backward, padded),
             )  # fmt: skip
     return None
+
+
+def _registers(p: Problem, backward: bool, padded: int) -> int | None:
+    """With which the assembler parks nothing in memory.
+
+    Without a bound it aims at two programs a multiprocessor, where there is one, and parks what is
+    not wanted within the loop. With one it fetches more at a time, and may overdo that.
+    """
+    if not backward:
+        return 255
+    return None if padded > 768 and p.G > 1 else 240
+
+
+def _crowded(
+    p: Problem,
+    device: Device,
+    backward: bool,
+    block_b: int,
+    block_h: int,
+    padded: int,
+    weights: int,
+) -> bool:
+    """Whether a thread would want more registers than there are, as the compiler found.
+
+    Such a call streams its weights.
+    """
+    if _split(p):
+        return block_b > 16 or (backward and weights > 160 << 10)
+    if backward:
+        return device.capability < (9, 0) and p.dtype == torch.float32 and padded > 512
+    if p.dtype == torch.float32:
+        return padded > (512 if block_b == 16 else 256)
+    if block_b == 64:
+        return p.H > (256 if device.capability < (9, 0) and block_h == 64 else 512)
+    return block_b == 32 and 512 < padded < 1024
+
+
+def _stream(p: Problem, device: Device, backward: bool, why: str) -> Plan:
+    """Tiles that read least, counting the turns that a program with several takes."""
+    rows_per_unit = 1 if backward else 4 if p.G == 3 else p.G
+
+    def read(block_h: int, block_b: int) -> tuple[int, int]:
+        tiles = p.N * -(-p.B // block_b) * -(-p.H // block_h)
+        rows = block_h * rows_per_unit + block_b
+        return -(-tiles // device.processors) * rows, tiles * rows
+
+    # Hopper's matrix units take 64 rows; a few sequences are better served by fewer.
+    least = 16 if backward else 64
+    heights = [
+        h for h in (16, 32, 64, 128) if least <= h * rows_per_unit <= (64 if backward else 128)
+    ]
+    widest = 64 if backward else 128  # by registers
+    widths = [w for w in (16, 32, 64, 128) if w < 2 * max(16, p.B) and w <= widest]
+    sizes = [(h, w) for h in heights for w in widths]
+    block_h, block_b = min(sizes, key=lambda size: read(*size))
+    tiles = p.N * -(-p.B // block_b) * -(-p.H // block_h)
+    tall = block_h * rows_per_unit
+    return Plan(
+        "stream", f"{why}: {tiles} tiles of {tall} x {block_b} read from the L2 cache each step",
+        block_b=block_b, block_h=block_h, block_k=128 // _BYTES[p.dtype], block_p=64, warps=8,
+        stages=4, programs=min(tiles, device.processors),
+    )  # fmt: skip
 
 
 def _split(p: Problem) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+import torch
 import triton
-from torch import Tensor
 
 from ..kernels import rows as kernels
-from .call import Call
+from .call import Backward, Call, Forward
 from .plan import Plan
 
 
@@ -24,65 +23,45 @@ def _launch(call: Call, plan: Plan, precision: str) -> tuple[tuple[int], dict[st
         "BLOCK_K": plan.block_k,
         "num_warps": plan.warps,
         "num_stages": 1,
-        "maxnreg": 255 if plan.held else None,
+        "maxnreg": 255,
         "enable_fp_fusion": True,
     }
 
 
-def forward(
-    call: Call,
-    plan: Plan,
-    precision: str,
-    gates_x: Tensor,
-    weight_hh: Tensor,
-    bias_hh: Tensor | None,
-    weight_hr: Tensor | None,
-    states: Sequence[Tensor],
-    out: Tensor,
-    finals: Sequence[Tensor],
-    saved: Sequence[Tensor],
-) -> None:
-    extra = call.gather(states[1:])
+def forward(call: Call, plan: Plan, precision: str, given: Forward) -> None:
+    extra_0 = call.gather(given.states[1:])
+    extra, others = torch.empty_like(extra_0), call.results_together(given.others)
     grid, blocks = _launch(call, plan, precision)
     kernels.forward_rows[grid](
-        gates_x,
-        weight_hh.contiguous(),
-        gates_x if bias_hh is None else bias_hh.contiguous(),
-        weight_hh if weight_hr is None else weight_hr.contiguous(),
-        states[0], extra, out, finals[0], extra,
-        saved[0] if saved else extra, saved[-1] if saved else out,
-        call.starts, call.reverse, call.T, call.B, call.N,
-        BIAS=bias_hh is not None, SAVE=bool(saved), **call.forward_options, **blocks,
+        given.gates_x, given.weight_hh,
+        given.gates_x if given.bias_hh is None else given.bias_hh,
+        given.weight_hh if given.weight_hr is None else given.weight_hr, call.params,
+        given.states[0], extra_0, given.out, others, given.finals[0], extra,
+        given.saved[0] if given.saved else extra, given.saved[-1] if given.saved else given.out,
+        call.starts, call.reverse, *call.sequence, call.S, call.T, call.B, call.N,
+        BIAS=given.bias_hh is not None, SAVE=bool(given.saved), **call.forward_options,
+        **call.sequence_options, **blocks,
     )  # fmt: skip
-    for final, state in zip(finals[1:], extra, strict=True):
+    call.hand_out(others, given.others)
+    for final, state in zip(given.finals[1:], extra, strict=True):
         final.copy_(state)
 
 
-def backward(
-    call: Call,
-    plan: Plan,
-    precision: str,
-    weight_hh: Tensor,
-    weight_hr: Tensor | None,
-    states: Sequence[Tensor],
-    out: Tensor,
-    saved: Sequence[Tensor],
-    grad_out: Tensor,
-    grad_finals: Sequence[Tensor],
-    found: Sequence[Tensor],
-) -> None:
-    sides = 2 if call.spec.apart else 1
-    grad_states = found[sides : sides + len(states)]
-    dextra = call.gather(grad_finals[1:])
+def backward(call: Call, plan: Plan, precision: str, given: Backward) -> None:
+    dextra = call.gather(given.grad_finals[1:])
+    dgiven_s = call.results_together(given.grad_resets[1:])
+    dparams = call.params_gradients()
+    projected = given.weight_hr is not None
+    dh = torch.empty_like(given.grad_finals[0], dtype=call.wide)
     grid, blocks = _launch(call, plan, precision)
     kernels.backward_rows[grid](
-        weight_hh.contiguous(),
-        weight_hh if weight_hr is None else weight_hr.contiguous(),
-        saved[0], out if weight_hr is None else saved[1], states[0], call.gather(states[1:]),
-        grad_out, grad_finals[0], dextra, found[0], found[sides - 1],
-        found[0] if weight_hr is None else found[-2], grad_states[0], dextra,
-        call.starts, call.reverse, call.T, call.B, call.N,
-        **call.backward_options, **blocks,
+        given.weight_hh, given.weight_hr if projected else given.weight_hh, call.params,
+        given.saved[0], given.saved[1] if projected else given.out, given.states[0],
+        call.gather(given.states[1:]), given.grad_out, call.together(given.grad_others),
+        given.grad_finals[0], dextra, given.grad_resets[0] if given.grad_resets else dextra,
+        dgiven_s, dparams, given.dgates_x, given.dgates_h, given.dproj, dh, dextra,
+        call.starts, call.reverse, *call.sequence, call.S, call.T, call.B, call.N,
+        **call.backward_options, **call.sequence_options, **blocks,
     )  # fmt: skip
-    for grad, state in zip(grad_states[1:], dextra, strict=True):
-        grad.copy_(state)
+    call.hand_out(dgiven_s, given.grad_resets[1:])
+    call.finish_gradients(given, dh, dextra, dh, dextra, dparams)

@@ -6,14 +6,15 @@ Products are torch's own and follow ``torch.set_float32_matmul_precision``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
 from ..kernels import step as kernels
-from .call import Call
+from .call import Backward, Call, Forward
+from .plan import Plan
 
 _BLOCK_B = 4
 _OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
@@ -46,85 +47,89 @@ def _launch(call: Call, width: int) -> tuple[tuple[int], dict[str, int]]:
     return (grid,), {"BLOCK_B": _BLOCK_B, "BLOCK_H": block, **_OPTIONS}
 
 
-def forward(
-    call: Call,
-    gates_x: Tensor,
-    weight_hh: Tensor,
-    bias_hh: Tensor | None,
-    weight_hr: Tensor | None,
-    states: Sequence[Tensor],
-    out: Tensor,
-    finals: Sequence[Tensor],
-    saved: Sequence[Tensor],
-) -> None:
-    h = finals[0].copy_(states[0])
-    wide = h if h.dtype == call.wide else h.to(call.wide)
-    extra = call.gather(states[1:])
-    product = _Product(weight_hh.transpose(1, 2), call.B, call.wide)
-    bias = gates_x if bias_hh is None else bias_hh.contiguous()
-    if weight_hr is not None:
+def forward(call: Call, plan: Plan, precision: str, given: Forward) -> None:
+    """``plan`` and ``precision`` say nothing that matters here."""
+    extra_0 = call.gather(given.states[1:])
+    h = given.states[0].clone()
+    wide, extra = given.states[0].to(call.wide, copy=True), extra_0.clone()
+    product = _Product(given.weight_hh.transpose(1, 2), call.B, call.wide)
+    hidden = h
+    if given.weight_hr is not None:
         hidden = h.new_zeros(call.N, call.B, call.H)
-        project = _Product(weight_hr.transpose(1, 2), call.B, call.wide)
-    else:
-        hidden = h
+        project = _Product(given.weight_hr.transpose(1, 2), call.B, call.wide)
+    bias = given.gates_x if given.bias_hh is None else given.bias_hh
+    others = call.results_together(given.others)
     grid, blocks = _launch(call, call.H)
     grid_k, blocks_k = _launch(call, call.K)
-    options = call.forward_options | blocks
-    for p in range(call.T):
-        where = (call.starts, call.reverse, p, call.T, call.B, call.N)
-        gates_h = product(h)
-        kernels.forward_step[grid](
-            gates_x, gates_h, bias, hidden, wide, extra, out,
-            saved[0] if saved else out, saved[-1] if saved else out, *where,
-            BIAS=bias_hh is not None, SAVE=bool(saved), **options,
+    options = call.forward_options | call.sequence_options | blocks
+    options_k = _of_projection(call) | blocks_k
+    sequence = call.sequence
+    if call.moved:
+        widest, blocks_w = _launch(call, max(call.H, call.K))
+        kernels.begin_step[widest](
+            h, wide, extra, given.states[0], extra_0, call.starts, call.reverse, *sequence[:5],
+            call.S, call.T, call.B, call.N, K=call.K, **call.begin_options, **blocks_w,
         )  # fmt: skip
-        if weight_hr is not None:
+    for p in range(call.T):
+        where = (call.starts, call.reverse, *sequence, p, call.S, call.T, call.B, call.N)
+        kernels.forward_step[grid](
+            given.gates_x, product(h), bias, call.params, hidden, wide, extra, given.states[0],
+            extra_0, given.out, others, given.saved[0] if given.saved else extra,
+            given.saved[-1] if given.saved else given.out, *where,
+            BIAS=given.bias_hh is not None, SAVE=bool(given.saved), **options,
+        )  # fmt: skip
+        if given.weight_hr is not None:
             kernels.place_projected[grid_k](
-                project(hidden), h, out, *where,
-                K=call.K, WIDE=options["WIDE"], PACKED=call.packed, **blocks_k,
+                project(hidden), h, wide, given.states[0], given.out, *where, **options_k,
             )  # fmt: skip
-    for final, state in zip(finals[1:], extra, strict=True):
+    call.hand_out(others, given.others)
+    for final, state in zip(given.finals, (wide, *extra), strict=True):
         final.copy_(state)
 
 
-def backward(
-    call: Call,
-    weight_hh: Tensor,
-    weight_hr: Tensor | None,
-    states: Sequence[Tensor],
-    out: Tensor,
-    saved: Sequence[Tensor],
-    grad_out: Tensor,
-    grad_finals: Sequence[Tensor],
-    found: Sequence[Tensor],
-) -> None:
-    sides = 2 if call.spec.apart else 1
-    grad_states = found[sides : sides + len(states)]
-    dh = grad_finals[0].to(call.wide, copy=True)
-    dextra = call.gather(grad_finals[1:])
-    extra_0 = call.gather(states[1:])
-    da = out.new_zeros(call.N, call.B, call.spec.num_gates * call.H)
-    product = _Product(weight_hh, call.B, call.wide)
+def backward(call: Call, plan: Plan, precision: str, given: Backward) -> None:
+    dh = given.grad_finals[0].to(call.wide, copy=True)
+    dextra = call.gather(given.grad_finals[1:])
+    extra_0 = call.gather(given.states[1:])
+    dh_initial, ds_initial = call.initial_gradients(dh, dextra)
+    dgiven_h = given.grad_resets[0] if given.grad_resets else dh
+    dgiven_s = call.results_together(given.grad_resets[1:])
+    dparams = call.params_gradients()
+    da = given.out.new_zeros(call.N, call.B, call.spec.num_gates * call.H)
+    product = _Product(given.weight_hh, call.B, call.wide)
     came = product.result  # nothing yet
-    if weight_hr is not None:
-        arrived = out.new_empty(call.N, call.B, call.K)
-        project = _Product(weight_hr, call.B, call.wide)
+    projected = given.weight_hr is not None
+    if given.weight_hr is not None:
+        arrived = given.out.new_empty(call.N, call.B, call.K)
+        project = _Product(given.weight_hr, call.B, call.wide)
     grid, blocks = _launch(call, call.H)
     grid_k, blocks_k = _launch(call, call.K)
-    options = call.backward_options | blocks
-    for p in range(call.T - 1, -1, -1):
-        where = (call.starts, call.reverse, p, call.T, call.B, call.N)
-        if weight_hr is not None:
+    options = call.backward_options | call.sequence_options | blocks
+    options_k = _of_projection(call) | blocks_k
+    grad_others, sequence = call.together(given.grad_others), call.sequence
+    for p in range(call.T - 1, -2, -1):  # the last leads to the initial states
+        where = (call.starts, call.reverse, *sequence, p, call.S, call.T, call.B, call.N)
+        if projected:
             kernels.arrive_projected[grid_k](
-                product.result, dh, grad_out, arrived, found[-2], *where,
-                K=call.K, WIDE=options["WIDE"], PACKED=call.packed, **blocks_k,
+                product.result, dh, dh_initial, dgiven_h, given.grad_out, arrived, given.dproj,
+                *where, **options_k,
             )  # fmt: skip
+            if p < 0:
+                break
             came = project(arrived)
         kernels.backward_step[grid](
-            saved[0], out if weight_hr is None else saved[1], states[0], extra_0, grad_out, came,
-            dh, dextra, da, found[0], found[sides - 1], *where, **options,
+            call.params, given.saved[0], given.saved[1] if projected else given.out,
+            given.states[0], extra_0, given.grad_out, grad_others, came, dh, dextra, dh_initial,
+            ds_initial, dgiven_h, dgiven_s, dparams, da, given.dgates_x, given.dgates_h, *where,
+            **options,
         )  # fmt: skip
-        product(da)
-    grad_states[0].copy_(dh + product.result)
-    for grad, state in zip(grad_states[1:], dextra, strict=True):
-        grad.copy_(state)
+        if p >= 0:
+            product(da)
+    call.hand_out(dgiven_s, given.grad_resets[1:])
+    call.finish_gradients(given, dh, dextra, dh_initial, ds_initial, dparams)
+
+
+def _of_projection(call: Call) -> dict[str, Any]:
+    begin = call.begin_options
+    constants = {"K": call.K, "WIDE": begin["WIDE"], "PACKED": call.packed}
+    return constants | call.sequence_options
