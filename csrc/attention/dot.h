@@ -58,7 +58,7 @@ struct Dot {
 #pragma GCC unroll 16
         for (int i = 0; i < W; ++i) {
           const S* row = k0 + i < k.count ? k.row(k0 + i) : nullptr;
-          sums[i] = row ? dot(q.data + r * q.step, row, q.width) : Vec<C>{};
+          sums[i] = row ? dot(q.data + r * q.step, row, q.width, k.step) : Vec<C>{};
         }
         transpose<C>(sums);
         Vec<C> total = sums[0];
@@ -95,10 +95,12 @@ struct Dot {
 
  private:
   // The products' sums lane by lane.
-  static inline Vec<C> dot(const S* q, const S* k, int64_t width) {
+  static inline Vec<C> dot(const S* q, const S* k, int64_t width, int64_t step) {
     Vec<C> even{}, odd{};
     int64_t x = 0;
     for (; x + 2 * W <= width; x += 2 * W) {
+      prefetch(k + kAhead * step + x);
+      if (sizeof(S) >= 4) prefetch(k + kAhead * step + x + W);
       even += load(q + x) * load(k + x);
       odd += load(q + x + W) * load(k + x + W);
     }

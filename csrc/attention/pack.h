@@ -28,6 +28,10 @@ bool finite(const RowBlock<S>& block) {
   return sum_lanes<C>(zeros) == 0;
 }
 
+// Rows read once come from beyond the caches; so many rows ahead are asked for.
+constexpr int64_t kAhead = 16;
+inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+
 // to[width] += sum_r weights[r] row(r), rows from memory as they lie. Bound: their bytes.
 template <class S, class C>
 void add_rows(const RowBlock<S>& block, const C* weights, C* to) {
@@ -37,9 +41,14 @@ void add_rows(const RowBlock<S>& block, const C* weights, C* to) {
   for (; x + U * W <= block.width; x += U * W) {
     Vec<C> sum[U];
     for (int u = 0; u < U; ++u) sum[u] = load(to + x + u * W);
-    for (int64_t r = first; r < last; ++r)
+    for (int64_t r = first; r < last; ++r) {
+      const S* row = block.data + r * block.step + x;
 #pragma GCC unroll 4
-      for (int u = 0; u < U; ++u) sum[u] += load(block.data + r * block.step + x + u * W) * weights[r];
+      for (int u = 0; u < U; ++u) {
+        if (u * W * int(sizeof(S)) % 64 == 0) prefetch(row + kAhead * block.step + u * W);
+        sum[u] += load(row + u * W) * weights[r];
+      }
+    }
     for (int u = 0; u < U; ++u) store(to + x + u * W, sum[u]);
   }
   for (; x < block.width; x += W) {
