@@ -1,6 +1,9 @@
 """Attention beside its peers: speed and peak memory against length.
 
-    python -m bench.attention --output DIR [--words dot inference] [--seconds 1.5]
+    python -m bench.attention --output DIR [--words dot inference] [--seconds 1.5] [--compiled]
+
+Results already in DIR are kept, but for the cases measured anew: a machine that is shared can be
+measured in parts. ``--compiled`` adds torch.compile of the formula to the additive cases.
 
 As in the suite of the cells: a case is timed only where fastrnn, held against the reference in
 float64, errs at most twice as much as the peer plus a floor; providers run in turn in one process,
@@ -116,6 +119,16 @@ def _theirs(case: Case) -> Run:
     return {"additive": additive, "local": local}.get(case.kind, dot)
 
 
+def _compiled() -> Run:
+    """The additive formula in the form whose largest tensor the compiler does not write."""
+
+    def additive(q: Tensor, k: Tensor, v: Tensor, vector: Tensor) -> Tensor:
+        score = (vector * torch.tanh(q.unsqueeze(3) + k.unsqueeze(2))).sum(-1)
+        return torch.softmax(score, -1) @ v
+
+    return torch.compile(additive, dynamic=False)
+
+
 def call_of(run: Run, case: Case, drawn: list[Tensor]) -> Callable[[], list[Tensor]]:
     *inputs, grad = drawn
     if case.mode == "inference":
@@ -164,9 +177,11 @@ def peak_memory(call: Callable[[], Any]) -> int | None:
     return max(0, read("VmHWM") - before)
 
 
-def measure(case: Case, seconds: float, seed: int) -> dict[str, Any]:
+def measure(case: Case, seconds: float, seed: int, compiled: bool = False) -> dict[str, Any]:
     drawn = draw(case, seed)
     calls = {name: call_of(run(case), case, drawn) for name, run in _PROVIDERS.items()}
+    if compiled and case.kind == "additive":
+        calls["compiled"] = call_of(_compiled(), case, drawn)
     check(case, drawn, calls)
     memory = {name: peak_memory(call) for name, call in calls.items()}
     rounds = interleave(calls, seconds, dict.fromkeys(calls, "openmp")).rounds
@@ -175,6 +190,9 @@ def measure(case: Case, seconds: float, seed: int) -> dict[str, Any]:
         **asdict(case),
         "seconds": {name: statistics.median(values) for name, values in rounds.items()},
         "ratio": ratio(rounds["torch"], rounds["fastrnn"]),
+        "ratio_compiled": ratio(rounds["compiled"], rounds["fastrnn"])
+        if "compiled" in rounds
+        else None,
         "memory": memory,
     }
 
@@ -183,8 +201,8 @@ _PROVIDERS: dict[str, Callable[[Case], Run]] = {"torch": _theirs, "fastrnn": _ou
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    lines = ["| case | torch ms | fastrnn ms | × torch (quartiles) | peak MiB, torch / fastrnn |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| case | torch ms | fastrnn ms | × torch (quartiles) | × torch.compile | "
+             "peak MiB, torch / fastrnn |", "|---|---|---|---|---|---|"]  # fmt: skip
     for r in records:
         both = [f"{1e3 * r['seconds'][name]:.3g}" for name in _PROVIDERS]
         memory = [
@@ -192,7 +210,9 @@ def table(records: list[dict[str, Any]]) -> str:
             for name in _PROVIDERS
         ]
         times = f"{r['ratio']['median']:.2f} ({r['ratio']['q1']:.2f}-{r['ratio']['q3']:.2f})"
-        lines.append(f"| {r['name']} | {both[0]} | {both[1]} | {times} | {' / '.join(memory)} |")
+        compiled = f"{r['ratio_compiled']['median']:.2f}" if r["ratio_compiled"] else ""
+        cells = (r["name"], *both, times, compiled, " / ".join(memory))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -228,24 +248,36 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def _kept(path: Path) -> dict[str, dict[str, Any]]:
+    """The records of an earlier run on a machine like this, by name."""
+    if not path.exists():
+        return {}
+    facts = json.loads(path.read_text())
+    if facts["machine"]["cpu"] != machine.describe()["cpu"]:
+        raise SystemExit(f"{path} is of another machine")
+    return {record["name"]: record for record in facts["records"]}
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.attention", description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--words", nargs="*", default=[], help="cases whose name has all of these")
     parser.add_argument("--seconds", type=float, default=1.5, help="a case")
     parser.add_argument("--seed", type=int, default=torch.seed() % 2**31)
+    parser.add_argument("--compiled", action="store_true", help="torch.compile as well")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
-    records, failed = [], []
+    kept, failed = _kept(args.output / "attention.json"), []
     for case in cases():
         if not all(word in case.name.split("-") for word in args.words):
             continue
         try:
-            records.append(measure(case, args.seconds, args.seed))
-            print(f"{case.name}: {records[-1]['ratio']['median']:.2f} times torch", flush=True)
+            kept[case.name] = measure(case, args.seconds, args.seed, args.compiled)
+            print(f"{case.name}: {kept[case.name]['ratio']['median']:.2f} times torch", flush=True)
         except CheckFailed as error:
             failed.append(str(error))
             print(f"not timed: {error}", flush=True)
+    records = [kept[case.name] for case in cases() if case.name in kept]
     facts = {"machine": machine.describe(), "seed": args.seed, "records": records, "failed": failed}
     (args.output / "attention.json").write_text(json.dumps(facts, indent=1))
     (args.output / "attention.md").write_text(table(records) + "\n")

@@ -24,6 +24,7 @@ struct Torch {
   PyObject* const is_contiguous = name("is_contiguous");
   PyObject* const is_neg = name("is_neg");
   PyObject* const data_ptr = name("data_ptr");
+  PyObject* const stride = name("stride");
   PyObject* const strided = object("torch", "strided");
   PyObject* const tensor = object("torch", "Tensor");
   PyObject* const parameter = object("torch.nn", "Parameter");
@@ -48,16 +49,32 @@ bool says(PyObject* answer, PyObject* expected) {
   return owned.ptr() == expected;
 }
 
-bool plain(PyObject* tensor, py::handle dtype, py::handle shape) {
+// Whether address, dtype, sizes and strides tell all about a tensor.
+bool plain(PyObject* tensor, py::handle dtype) {
   Torch& t = torch();
   PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(tensor));
   return (type == t.tensor || type == t.parameter) &&
-         says(PyObject_GetAttr(tensor, t.dtype), dtype.ptr()) && has_shape(tensor, shape) &&
+         says(PyObject_GetAttr(tensor, t.dtype), dtype.ptr()) &&
          says(PyObject_GetAttr(tensor, t.is_cpu), Py_True) &&
          says(PyObject_GetAttr(tensor, t.layout), t.strided) &&
-         says(PyObject_CallMethodNoArgs(tensor, t.is_contiguous), Py_True) &&
          says(PyObject_CallMethodNoArgs(tensor, t.is_neg), Py_False) &&
          says(PyObject_CallOneArg(t.is_legacy_batched, tensor), Py_False);
+}
+
+bool contiguous(PyObject* tensor) {
+  return says(PyObject_CallMethodNoArgs(tensor, torch().is_contiguous), Py_True);
+}
+
+// The numbers of a tuple of at most four; how many there are, or -1.
+int read_numbers(PyObject* owned, int64_t* to) {
+  const py::object tuple = py::reinterpret_steal<py::object>(checked(owned));
+  if (!PyTuple_Check(tuple.ptr()) || PyTuple_GET_SIZE(tuple.ptr()) > 4) return -1;
+  const int count = int(PyTuple_GET_SIZE(tuple.ptr()));
+  for (int i = 0; i < count; ++i) {
+    to[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple.ptr(), i));
+    if (to[i] == -1 && PyErr_Occurred()) throw py::error_already_set();
+  }
+  return count;
 }
 
 }  // namespace
@@ -68,7 +85,9 @@ py::object addresses(py::handle dtype, const py::list& tensors, const py::list& 
   py::list found(count);
   for (size_t i = 0; i < count; ++i) {
     PyObject* const tensor = PyList_GET_ITEM(tensors.ptr(), Py_ssize_t(i));
-    if (!plain(tensor, dtype, PyList_GET_ITEM(shapes.ptr(), Py_ssize_t(i)))) return py::none();
+    if (!plain(tensor, dtype) || !has_shape(tensor, PyList_GET_ITEM(shapes.ptr(), Py_ssize_t(i))) ||
+        !contiguous(tensor))
+      return py::none();
     const py::object address = py::reinterpret_steal<py::object>(
         checked(PyObject_CallMethodNoArgs(tensor, torch().data_ptr)));
     // Some tensors have numbers but no memory: zeros never written, a storage that was freed.
@@ -76,6 +95,22 @@ py::object addresses(py::handle dtype, const py::list& tensors, const py::list& 
     found[i] = address;
   }
   return std::move(found);
+}
+
+bool read_strided(PyObject* tensor, py::handle dtype, Strided& found) {
+  if (!plain(tensor, dtype)) return false;
+  found.dims = read_numbers(PyObject_GetAttr(tensor, torch().shape), found.size);
+  if (found.dims < 1 ||
+      read_numbers(PyObject_CallMethodNoArgs(tensor, torch().stride), found.stride) != found.dims)
+    return false;
+  for (int i = 0; i < found.dims; ++i)
+    if (found.size[i] == 0) return false;
+  if (found.stride[found.dims - 1] != 1) return false;
+  const py::object address = py::reinterpret_steal<py::object>(
+      checked(PyObject_CallMethodNoArgs(tensor, torch().data_ptr)));
+  found.data = PyLong_AsVoidPtr(address.ptr());
+  if (PyErr_Occurred()) throw py::error_already_set();
+  return found.data != nullptr;  // null: numbers without memory
 }
 
 }  // namespace fastrnn

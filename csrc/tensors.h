@@ -11,4 +11,14 @@ namespace fastrnn {
 pybind11::object addresses(pybind11::handle dtype, const pybind11::list& tensors,
                            const pybind11::list& shapes);
 
+// A plain tensor on the CPU, of up to four dimensions, whose last is contiguous.
+struct Strided {
+  void* data = nullptr;
+  int dims = 0;
+  int64_t size[4], stride[4];
+};
+
+// Reads a tensor of that dtype; false if it is not as plain as that, or empty.
+bool read_strided(PyObject* tensor, pybind11::handle dtype, Strided& found);
+
 }  // namespace fastrnn

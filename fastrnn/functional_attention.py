@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import attention_checks as checks
+from . import attention_inference
 from .attention import attention as run
 from .attention_call import Call, prepare
 from .reference import accumulation_dtype
@@ -121,6 +122,18 @@ def attention(
 
     (Vaswani et al. 2017; Luong et al. 2015; Bahdanau et al. 2015; Graves et al. 2014.)
     """
+    options = (
+        attn_mask, window, centre, width, lengths_q, lengths_k, cu_seqlens_q, cu_seqlens_k, softcap,
+        weight, temperature, vector, weight_query, weight_key, bias, gain, location, seed,
+    )  # fmt: skip
+    plain = all(option is None for option in options)
+    if plain and type(dropout_p) in (float, int) and not dropout_p:
+        if not (return_weights or return_lse) and causal_alignment == "top_left":
+            out = attention_inference.attention(
+                query, key, value, is_causal, scale, enable_gqa, score, backend
+            )
+            if out is not None:
+                return out
     operands = {
         "weight": weight, "temperature": temperature, "vector": vector,
         "weight_query": weight_query, "weight_key": weight_key, "bias": bias, "gain": gain,

@@ -90,7 +90,11 @@ def _to(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def formula(inputs: Inputs) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """`attention` in the dtype of its tensors."""
+    """`attention` in the dtype of its tensors.
+
+    Where a key that some queries see is not finite, its zero weight brings NaN to the others
+    here, as a product does. Kernels keep it from those out of whose range it lies.
+    """
     query, value = inputs.query, inputs.value
     seen = _seen(inputs)
     key = inputs.key

@@ -335,6 +335,43 @@ def test_attention_constructor_errors(options, match):
         fastrnn.Attention(5, 7, **options)
 
 
+@pytest.mark.parametrize("kind", ["Attention", "PointerAttention"])
+def test_errors_name_the_arguments_of_the_layer(kind):
+    layer = getattr(fastrnn, kind)(8, 6)
+    query, memory = torch.randn(2, 3, 8), torch.randn(2, 5, 6)
+    same_batch = r"query and memory to have the same batch size, got \[2, 3, 8\] and \[3, 5, 6\]"
+    for arguments, error, match in (
+        ((query, torch.randn(3, 5, 6)), RuntimeError, same_batch),
+        ((query, memory.double()), RuntimeError, "memory of torch.float32, got torch.float64"),
+        ((query.double(), memory), RuntimeError, "query and memory to have the same dtype"),
+        ((query, memory, torch.tensor([1, 2, 3])), RuntimeError, r"lengths size \[2\], got \[3\]"),
+        ((query, memory, torch.tensor([1, 6])), ValueError, "lengths should be between 0 and"),
+        ((query, memory, [1, 2]), TypeError, "'lengths' must be Tensor, not list"),
+        ((None, memory), TypeError, "'query' must be Tensor, not NoneType"),
+        ((query, None), TypeError, "'memory' must be Tensor, not NoneType"),
+    ):
+        with pytest.raises(error, match=match):
+            layer(*arguments)
+    layer(query[:1], memory)  # one query for all memories
+
+
+def test_errors_of_a_pointer_layers_target():
+    layer, memory = fastrnn.PointerAttention(8, 6), torch.randn(2, 5, 6)
+    for query, target, match in (
+        (torch.randn(2, 3, 8), torch.zeros(2, 4).long(), r"size \[2, 3\], got .* \[2, 4\]"),
+        (torch.randn(2, 8), torch.zeros(2, 1).long(), r"size \[2\], got .* \[2, 1\]"),
+        (torch.randn(2, 8), torch.zeros(2), "target to be int64"),
+    ):
+        with pytest.raises(RuntimeError, match=match):
+            layer.nll(query, memory, target)
+
+
+def test_previous_weights_of_the_wrong_size():
+    layer = fastrnn.Attention(8, 6, location_filters=2, location_kernel=3)
+    with pytest.raises(RuntimeError, match=r"previous_weights size \[2, 5\].*got \[2, 4\]"):
+        layer(torch.randn(2, 8), torch.randn(2, 5, 6), previous_weights=torch.ones(2, 4))
+
+
 def test_attention_call_errors():
     layer = fastrnn.Attention(5, 7)
     query, memory = torch.randn(2, 3, 5), torch.randn(2, 4, 7)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from equality import DTYPES, SEED, Case, call_fastrnn, call_torch, draw, run, threads, use_isa
+from equality import DTYPES, ISAS, SEED, Case, call_fastrnn, call_torch, draw, run, threads, use_isa
 
 import fastrnn
 from fastrnn import _C, functional
@@ -20,7 +20,7 @@ KERNELS = [cell for cell in CELLS if cell in _C.cells() and CELLS[cell].torch_la
 INF, NAN = float("inf"), float("nan")
 
 
-@pytest.fixture(params=_C.isas())
+@pytest.fixture(params=ISAS)
 def isa(request):
     with use_isa(request.param):
         yield request.param
@@ -67,7 +67,7 @@ def test_nan_and_infinity_go_where_torch_lets_them(cell, where, value, form):
     arguments = with_value(draw(case, SEED), where, value)
     with threads(1):
         expected = run(call_torch, case, arguments)
-    for isa in _C.isas():
+    for isa in ISAS:
         with use_isa(isa):
             found = run(call_fastrnn, case, arguments)
         for name, tensor in found.items():

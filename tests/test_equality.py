@@ -9,6 +9,7 @@ import pytest
 import torch
 from equality import (
     DTYPES,
+    ISAS,
     SEED,
     Case,
     assert_equal,
@@ -42,7 +43,7 @@ def test_cells_without_a_kernel_are_listed():
     assert set(GAPS) <= set(CELLS)
 
 
-@pytest.fixture(params=_C.isas())
+@pytest.fixture(params=ISAS)
 def isa(request):
     with use_isa(request.param):
         yield request.param
@@ -199,7 +200,7 @@ some_cases = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(some_cases, st.sampled_from(_C.isas()), st.integers(0, 2**31))
+@given(some_cases, st.sampled_from(ISAS), st.integers(0, 2**31))
 def test_any_arguments(case, isa, seed):
     with use_isa(isa):
         assert_equal(case, seed=seed)

@@ -8,9 +8,8 @@ is the sigmoid of the input gate.
 import numpy as np
 import pytest
 import torch
-from equality import SEED, use_isa
+from equality import ISAS, SEED, use_isa
 
-from fastrnn import _C
 from fastrnn.cells import CELLS
 from fastrnn.scan import scan
 
@@ -23,7 +22,7 @@ WIDE = [torch.float32, torch.float64]
 NARROW = [torch.bfloat16, torch.float16]
 
 
-@pytest.fixture(params=_C.isas(), autouse=True)
+@pytest.fixture(params=ISAS, autouse=True)
 def isa(request):
     with use_isa(request.param):
         yield request.param

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from equality import DTYPES, SEED, Case, call_fastrnn, draw, run, threads, use_isa
+from equality import DTYPES, ISAS, SEED, Case, call_fastrnn, draw, run, threads, use_isa
 
 from fastrnn import _C
 from fastrnn.cells import CELLS
@@ -20,7 +20,7 @@ KERNELS = [cell for cell in CELLS if cell in _C.cells()]
 TORCHS = [cell for cell in KERNELS if CELLS[cell].torch_layer]
 
 
-@pytest.fixture(params=_C.isas())
+@pytest.fixture(params=ISAS)
 def isa(request):
     with use_isa(request.param):
         yield request.param

@@ -5,12 +5,15 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "../aligned.h"
 #include "../dispatch.h"
+#include "../tensors.h"
 
 namespace py = pybind11;
 
@@ -105,6 +108,55 @@ void backward(const std::string& score, int dtype, int threads, const Common& co
   if (a.grad_mask) run_tasks(a, kernel.mask_gradient, operations(a, 2), threads);
 }
 
+// [B, H, T, X] of a tensor of three or four dimensions, the first of three being B.
+Heads heads(const Strided& t) {
+  const bool four = t.dims == 4;
+  return {t.data, t.stride[0], four ? t.stride[1] : 0, t.stride[t.dims - 2]};
+}
+
+// Dot attention without gradients and options, in one call: the output, or None where the
+// tensors are not as plain as that or do not go together, which the general way has words for.
+py::object infer(py::handle query, py::handle key, py::handle value, py::handle dtype_of_torch,
+                 int dtype, int threads, bool causal, double scale, bool grouped) {
+  Strided q, k, v;
+  if (!read_strided(query.ptr(), dtype_of_torch, q) || !read_strided(key.ptr(), dtype_of_torch, k) ||
+      !read_strided(value.ptr(), dtype_of_torch, v))
+    return py::none();
+  const int dims = q.dims, t = dims - 2, x = dims - 1;
+  if (dims < (grouped ? 4 : 3) || k.dims != dims || v.dims != dims) return py::none();
+  const int64_t H = dims == 4 ? q.size[1] : 1, Hk = dims == 4 ? k.size[1] : 1;
+  if (q.size[0] != k.size[0] || k.size[0] != v.size[0] || k.size[x] != q.size[x] ||
+      k.size[t] != v.size[t] || (dims == 4 && k.size[1] != v.size[1]) ||
+      (grouped ? H % Hk != 0 : H != Hk))
+    return py::none();
+  AttentionArgs a;
+  a.B = q.size[0], a.H = H, a.Hk = Hk, a.Tq = q.size[t], a.Tk = k.size[t];
+  a.E = q.size[x], a.Ev = v.size[x];
+  a.query = heads(q), a.key = heads(k), a.value = heads(v);
+  a.scale = scale, a.keep_scale = 1;
+  py::tuple shape(dims);
+  for (int i = 0; i < dims; ++i) shape[i] = i == x ? v.size[x] : q.size[i];
+  py::object out = query.attr("new_empty")(shape);
+  Strided o;
+  if (!read_strided(out.ptr(), dtype_of_torch, o)) return py::none();
+  a.out = heads(o);
+  {
+    py::gil_scoped_release release;
+    // The log-sum-exp, which nobody asked for, and the ranges of causality.
+    const size_t queries = size_t(a.Tq);
+    const Aligned lse(size_t(a.B * a.H) * queries * 8);
+    std::vector<int32_t> first, last;
+    a.lse = {lse.data, a.H * a.Tq, a.Tq, 1};
+    if (causal) {
+      first.assign(queries, 0), last.resize(queries);
+      for (size_t i = 0; i < queries; ++i) last[i] = int32_t(std::min<int64_t>(int64_t(i) + 1, a.Tk));
+      a.first = {first.data(), 0, 0, 1}, a.last = {last.data(), 0, 0, 1};
+    }
+    run_tasks(a, table().attention->kernels[k_score_dot][dtype].forward, operations(a, 2), threads);
+  }
+  return out;
+}
+
 std::vector<std::string> scores() {
   return std::vector<std::string>(std::begin(kScoreNames), std::end(kScoreNames));
 }
@@ -131,6 +183,7 @@ void bind_attention(py::module_& m) {
       }));
   m.def("attention_forward", &forward);
   m.def("attention_backward", &backward);
+  m.def("attention_infer", &infer, "Plain dot attention in one call; None if it is not plain.");
   m.def("attention_scores", &scores, "Names of the scores that have kernels.");
   m.def("attention_partial_row", &partial_row, "Numbers a query in the sums of its gradients.");
 }

@@ -19,6 +19,7 @@ struct Dot {
   T *query, *key;              // [q][depth]; [depth][kKeys]
   T *query_rows, *key_rows;    // [q units][padded]; [k units][padded]
   T *tile, *tile_transposed;
+  RowBlock<S> queries_set{}, keys_set{};
 
   Dot(const AttentionArgs& a, Arena& arena, bool backward)
       : E(a.E), depth(Op::units(a.E)), padded(round_up(a.E, W)) {
@@ -34,10 +35,12 @@ struct Dot {
   void set_head(const AttentionArgs&, int64_t, int64_t) {}
   void set_queries(const RowBlock<S>& block, bool backward) {
     Op::left(block, query);
+    queries_set = block;
     if (backward) Op::right_rows(block, query_rows, padded);
   }
   void set_keys(const RowBlock<S>& block, bool backward) {
     Op::right_columns(block, key, kKeys);
+    keys_set = block;
     if (backward) Op::right_rows(block, key_rows, padded);
   }
 
@@ -55,7 +58,7 @@ struct Dot {
 #pragma GCC unroll 16
         for (int i = 0; i < W; ++i) {
           const S* row = k0 + i < k.count ? k.row(k0 + i) : nullptr;
-          sums[i] = row ? dot(q.data + r * q.step, row, q.width) : Vec<C>{};
+          sums[i] = row ? dot(q.data + r * q.step, row, q.width, k.step) : Vec<C>{};
         }
         transpose<C>(sums);
         Vec<C> total = sums[0];
@@ -78,16 +81,26 @@ struct Dot {
                  true);
   }
 
+  // The same of query r and keys [first, last) alone.
+  void backward_of(int64_t r, int64_t first, int64_t last, const C* ds, C* dq, C* dk) {
+    RowBlock<S> seen = keys_set;
+    seen.from = max_of(seen.from, first), seen.to = min_of(seen.to, last);
+    add_rows(seen, ds, dq);
+    if (const S* row = queries_set.row(r)) add_to_rows(row, E, ds, first, last, dk, padded);
+  }
+
   // What the sums of `backward` still lack.
   void finish(C*) const {}
   void grad_vector(C*) const {}
 
  private:
   // The products' sums lane by lane.
-  static inline Vec<C> dot(const S* q, const S* k, int64_t width) {
+  static inline Vec<C> dot(const S* q, const S* k, int64_t width, int64_t step) {
     Vec<C> even{}, odd{};
     int64_t x = 0;
     for (; x + 2 * W <= width; x += 2 * W) {
+      prefetch(k + kAhead * step + x);
+      if (sizeof(S) >= 4) prefetch(k + kAhead * step + x + W);
       even += load(q + x) * load(k + x);
       odd += load(q + x + W) * load(k + x + W);
     }

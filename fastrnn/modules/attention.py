@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .. import backends
 from ..functional_attention import attention, pointer_log_probs, pointer_nll
 from ..scores import SCORES
+from . import attention_sizes as sizes
 
 __all__ = ["Attention", "LocalAttention", "PointerAttention"]
 
@@ -148,11 +149,10 @@ class Attention(nn.Module):
 
     def project(self, memory: Tensor, lengths: Tensor | None = None) -> Memory:
         """The memory ``[B, Tk, M]`` as its keys and values, for any number of calls."""
-        if memory.dim() != 3 or memory.shape[2] != self.memory_size:
-            raise RuntimeError(
-                f"Expected memory size [B, Tk, {self.memory_size}], got {list(memory.shape)}"
-            )
-        keys = F.linear(memory, self.weight_key) if self.score == "additive" else memory
+        additive = self.score == "additive"
+        sizes.check_memory(memory, self.memory_size, self.weight_key if additive else None)
+        sizes.check_lengths(lengths, memory)
+        keys = F.linear(memory, self.weight_key) if additive else memory
         return Memory(keys, memory, lengths)
 
     def forward(
@@ -208,15 +208,11 @@ class Attention(nn.Module):
     def _queries(
         self, query: Tensor, memory: Tensor | Memory, lengths: Tensor | None
     ) -> tuple[bool, Tensor, Memory]:
-        if isinstance(memory, Tensor):
+        if not isinstance(memory, Memory):
             memory = self.project(memory, lengths)
         elif lengths is not None:
             raise ValueError("lengths should be given to project(), not with its result")
-        if query.dim() not in (2, 3) or query.shape[-1] != self.query_size:
-            raise RuntimeError(
-                f"Expected query size [B, Tq, {self.query_size}] or [B, {self.query_size}], "
-                f"got {list(query.shape)}"
-            )
+        sizes.check_query(query, self.query_size, memory.values)
         step = query.dim() == 2
         return step, query.unsqueeze(1) if step else query, memory
 
@@ -241,6 +237,8 @@ class Attention(nn.Module):
                 )
             if previous_weights is None:
                 previous_weights = memory.keys.new_zeros(memory.keys.shape[:2])
+            else:
+                sizes.check_previous(previous_weights, memory.values)
             filtered = self.location_conv(previous_weights.unsqueeze(1)).transpose(1, 2)
             found["location"] = self.location_proj(filtered)
         return found
@@ -372,7 +370,9 @@ class PointerAttention(Attention):
 
         A target behind the lengths has the probability zero, and so a loss of infinity.
         """
+        given = query
         step, query, memory = self._queries(query, memory, lengths)
+        sizes.check_target(target, given)
         loss = pointer_nll(
             query, memory.keys, target.unsqueeze(1) if step else target, reduction=reduction,
             ignore_index=ignore_index, **self._options(query, memory, attn_mask),
