@@ -15,6 +15,7 @@ import torch
 
 from . import attention_cpp, cpp, gpu
 from .cells import CELLS, CellSpec
+from .gpu import attention_serves
 from .scores import SCORES, ScoreSpec
 
 
@@ -25,7 +26,11 @@ class Backend(NamedTuple):
     devices: str
 
     def why_not(
-        self, spec: CellSpec | ScoreSpec, device: torch.device, dtype: torch.dtype
+        self,
+        spec: CellSpec | ScoreSpec,
+        device: torch.device,
+        dtype: torch.dtype,
+        widths: tuple[int, int] | None = None,
     ) -> str | None:
         if self.name == "cpp":
             if isinstance(spec, ScoreSpec):
@@ -33,7 +38,7 @@ class Backend(NamedTuple):
             return cpp.why_not(spec, device, dtype)
         if self.name == "triton":
             if isinstance(spec, ScoreSpec):
-                return "its attention kernels are not written yet"
+                return attention_serves.why_not(spec.kind, device, dtype, widths)
             return gpu.why_not(spec, device, dtype)
         return None
 
@@ -94,9 +99,15 @@ def requested(argument: str | None) -> str | None:
 
 
 def choose(
-    spec: CellSpec | ScoreSpec, device: torch.device, dtype: torch.dtype, name: str | None
+    spec: CellSpec | ScoreSpec,
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str | None,
+    widths: tuple[int, int] | None = None,
 ) -> str:
     """The name of the backend that serves; ``name`` is the one asked for, if any.
+
+    ``widths`` are those of attention's keys and values.
 
     Raises:
         RuntimeError: the backend asked for cannot serve; the text says why.
@@ -106,7 +117,7 @@ def choose(
             continue
         if name is None and backend.devices == "cuda" and device.type != "cuda":
             continue  # Triton's interpreter serves whoever asks for it
-        reason = backend.why_not(spec, device, dtype)
+        reason = backend.why_not(spec, device, dtype, widths)
         if reason is None:
             return backend.name
         if name is not None:

@@ -1,0 +1,125 @@
+"""Which tiles attention's kernels get, and why: the only place where this is decided.
+
+What a choice needs in registers and shared memory was seen by compiling it (`fastrnn.gpu.aot`);
+that it is the fastest was not, for want of a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from .plan import Device, power_of_2
+
+PASSES = ("forward", "of_queries", "of_keys", "matrix", "mask_gradient")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Letters as in `fastrnn.reference_attention`."""
+
+    dtype: torch.dtype
+    kind: str
+    heads: int  # B * H
+    groups: int  # H / Hk
+    Tq: int
+    Tk: int
+    E: int
+    Ev: int
+    precision: str = "tf32x3"  # of float32 products
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A tile of queries by keys, and how its program runs."""
+
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+    why: str
+    together: bool = False  # all heads that share keys in one tile
+    splits: int = 1  # programs that share a tile of queries
+
+
+def block(width: int) -> int:
+    """The tile's width for that of a tensor; matrix units want 16."""
+    return max(16, power_of_2(width))
+
+
+@functools.lru_cache(maxsize=1024)
+def choose(problem: Problem, device: Device, which: str) -> Tiles:
+    """The tiles of a pass over a problem."""
+    p = problem
+    if p.kind == "additive":
+        return _additive(p, device, which)
+    wide = max(block(p.E), block(p.Ev))
+    if which == "forward":
+        return _forward(p, device, wide)
+    if which in ("matrix", "mask_gradient"):
+        side = 64 if _bytes(p) == 2 or wide <= 64 else 32
+        return Tiles(side, side, 4, 1, f"{side} x {side} numbers to write or to sum")
+    return _backward(p, device, wide, which)
+
+
+def _forward(p: Problem, device: Device, wide: int) -> Tiles:
+    rows = p.Tq * p.groups
+    if rows <= 64 and p.Tk > p.Tq:
+        together = p.groups > 1
+        m = 1 if rows == 1 else 64 if rows > 32 else 32 if rows > 16 else 16
+        n = 64 if _bytes(p) == 2 and wide <= 128 else 32
+        programs = p.heads // p.groups if together else p.heads
+        why = "one query" if rows == 1 else f"{rows} queries of the heads that share keys"
+        return Tiles(m, n, 4, 2, why, together, splits(programs, p.Tk, n, device))
+    if _bytes(p) == 2:
+        if wide <= 64:
+            return Tiles(128, 128, 8, 3, "narrow: as many keys as queries")
+        if wide <= 128:
+            return Tiles(128, 64, 8, 3, "128 wide: fewer keys, for three stages of them")
+        return Tiles(128, 64, 8, 2, "256 wide: two stages of keys fill the shared memory")
+    if wide <= 64:
+        return Tiles(64, 64, 4, 2, "float32, narrow")
+    if wide <= 128:
+        return Tiles(64, 32, 4, 2, "float32, 128 wide")
+    return Tiles(32, 32, 4, 1, "float32, 256 wide")
+
+
+def _backward(p: Problem, device: Device, wide: int, which: str) -> Tiles:
+    if p.Tq == 1:
+        return Tiles(1, 32, 4, 1, "one query")
+    if _bytes(p) == 2:
+        if wide <= 64:
+            return Tiles(64, 128, 8, 2, "narrow")
+        if wide <= 128:
+            return Tiles(64, 64, 4, 2, "128 wide")
+        return Tiles(32, 64, 8, 1, "256 wide")
+    if wide <= 64:
+        return Tiles(32, 64, 4, 1, "float32, narrow")
+    return Tiles(32, 32, 4, 1, "float32, wide")
+
+
+def _additive(p: Problem, device: Device, which: str) -> Tiles:
+    if which in ("forward", "of_queries", "of_keys") and p.Tq <= 8:
+        n = 64 if block(p.Ev) <= 128 else 32
+        divide = splits(p.heads * p.Tq, p.Tk, n, device) if which == "forward" else 1
+        return Tiles(1, n, 4, 1, "few queries: tanh for no others", splits=divide)
+    return Tiles(32, 64, 4, 1, "tanh bounds it: any tile that fills the matrix units")
+
+
+def splits(programs: int, keys: int, block_n: int, device: Device) -> int:
+    """How many programs share the keys of one tile of queries, so that all processors have some."""
+    tiles = -(-keys // block_n)
+    wanted = 2 * device.processors // max(programs, 1)
+    # Four tiles of keys at least: less is not worth its part of the combination.
+    return max(1, min(wanted, tiles // 4, 64))
+
+
+def parts(own: int, shared: int) -> int:
+    """In how many parts a mask's gradient is summed, from its tiles and the heads that share them."""
+    return max(1, min(shared, 512 // max(own, 1)))
+
+
+def _bytes(p: Problem) -> int:
+    return 4 if p.dtype == torch.float32 else 2
