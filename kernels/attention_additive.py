@@ -6,8 +6,9 @@ columns, ``[E, T]`` in float32 and padded to whole tiles, which `columns` lays o
 
     tanh(q + k) = 1 - 2 / (1 + e^2q e^2k),    w1 / x1 + w2 / x2 = (w1 x2 + w2 x1) / (x1 x2),
 
-so that two tanh cost one reciprocal. x1 x2 must not overflow, so max|q| + max|k| < 22; and where all
-tanh are small, 1 - 2 r would lose their last digits, so from 1/4 on. Elsewhere a tile takes tanh.
+so that two tanh cost one reciprocal. x1 x2 must not overflow, so max|q| + max|k| < 22; and where
+all tanh are small, 1 - 2 r would lose their last digits, so from 1/4 on. Elsewhere a tile takes
+tanh itself.
 
 Bound: the special functions, 16 a cycle and multiprocessor: half of one a tanh in pairs, two (and
 18 other instructions) with tanh itself; pairs take 3.5 other instructions, 128 a cycle.
@@ -30,13 +31,15 @@ def reciprocal(x):
     if INTERPRETED:
         y = 1.0 / x
     else:
-        y = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+        code: tl.constexpr = "rcp.approx.ftz.f32 $0, $1;"
+        y = tl.inline_asm_elementwise(code, "=f,f", [x], tl.float32, True, 1)
     return y
 
 
 @triton.jit(do_not_specialize=["H", "T"])
 def columns(x_ptr, out_ptr, top_ptr, x_b, x_h, x_t, H, T,
-            E: tl.constexpr, E2: tl.constexpr, BLOCK_E: tl.constexpr, TOP: tl.constexpr):  # fmt: skip
+            E: tl.constexpr, E2: tl.constexpr, BLOCK_E: tl.constexpr,
+            TOP: tl.constexpr):  # fmt: skip
     """``x [B, H, T, E]`` as ``out [B, H, 2, E2, padded]``, x and ``exp(2x)``, E2 even, the padding
     zero; ``top [B, H, padded / TOP]``: the largest ``|x|``. A program has TOP rows."""
     pid = tl.program_id(0)
@@ -69,8 +72,8 @@ def in_pairs(q_top, k_top, PAIRED: tl.constexpr):
 @triton.jit
 def scores(q_at, k_at, q_step, k_step, q_there, k_there, vector_ptr, paired,
            E2: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """A tile of scores ``[ROWS, COLUMNS]``; ``q_at`` and ``k_at`` point to where e is 0, one of them
-    ``[ROWS, 1]`` and one ``[1, COLUMNS]``."""
+    """A tile of scores ``[ROWS, COLUMNS]``; ``q_at`` and ``k_at`` point to where e is 0, one of
+    them ``[ROWS, 1]`` and one ``[1, COLUMNS]``."""
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     if paired:
         total = 0.0
@@ -87,7 +90,7 @@ def scores(q_at, k_at, q_step, k_step, q_there, k_there, vector_ptr, paired,
             total += w1 + w2
         sums = total - 2.0 * sums
     else:
-        for e in range(0, E2):
+        for e in range(E2):
             q1 = tl.load(q_at + e * q_step, mask=q_there, other=0.0)
             k1 = tl.load(k_at + e * k_step, mask=k_there, other=0.0)
             sums += tl.load(vector_ptr + e) * tanh(q1 + k1)
@@ -133,7 +136,7 @@ def pull(ds, q_at, k_at, q_step, k_step, q_there, k_there, vector_ptr, paired, t
                 to = grad_vector_ptrs + (e + 1) * to_step
                 tl.store(to, tl.load(to) + sums - 2.0 * s2)
     else:
-        for e in range(0, E2):
+        for e in range(E2):
             q1 = tl.load(q_at + e * q_step, mask=q_there, other=0.0)
             k1 = tl.load(k_at + e * k_step, mask=k_there, other=0.0)
             y = tanh(q1 + k1)

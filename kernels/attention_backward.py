@@ -1,8 +1,8 @@
 """Flash attention, backward: weights anew from the log-sum-exp, gradients tile by tile, no atomics.
 
 `of_queries`: a program has a tile of queries and goes through its keys; it also leaves
-``delta = o . do - d lse``, the part of a score's gradient that all of a query's scores share, and the
-log-sum-exp as the others want it: times ``log2(e)``, infinite for a query that sees nothing.
+``delta = o . do - d lse``, the part of a score's gradient that all of a query's scores share, and
+the log-sum-exp as the others want it: times ``log2(e)``, infinite for a query that sees nothing.
 `of_keys`: a program has a tile of keys and goes through all queries of all heads that share them,
 so each gradient is summed by one program, in one order: the same bits every time. For that scores
 are computed twice, seven products a tile where five would do with atomics (Dao, *FlashAttention-2*,
@@ -20,7 +20,6 @@ from .attention_tiles import (
     INFINITY,
     LOG2E,
     bell,
-    edges,
     hull,
     product,
     queries_of,
@@ -35,11 +34,11 @@ _VARYING = ["H", "groups", "Tq", "Tk", "drawn", "threshold"]
 
 @triton.jit
 def _of_queries_meet(
-    state, start, q, do, lse, delta, rows, keys, values, bounds, mask_at, extra_at, noise, score,
-    columns, grads,
+    state, start, edge, q, do, lse, delta, rows, keys, values, bounds, mask_at, extra_at, noise,
+    score, columns, grads,
     KIND: tl.constexpr, E: tl.constexpr, EV: tl.constexpr, E2: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BOUNDED: tl.constexpr, MASK: tl.constexpr, CAPPED: tl.constexpr, GAUSS: tl.constexpr,
+    MASK: tl.constexpr, CAPPED: tl.constexpr, GAUSS: tl.constexpr,
     DROP: tl.constexpr, EXTRA: tl.constexpr, PAIRED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     dq, dcentre, dwidth = state
@@ -51,15 +50,15 @@ def _of_queries_meet(
     s = (start + tl.arange(0, BLOCK_N))[None, :]
     there = inside & (s < Tk)
     x, k, pair = queries_by_keys(q, keys[0], keys[1], start, low, high, columns, KIND, E, E2,
-                                 BLOCK_E, BLOCK_M, BLOCK_N, BOUNDED, PAIRED, PRECISION)  # fmt: skip
-    x, slope = bent(x, s, first, last, ptrs, m_s, there, scale, cap, BOUNDED, MASK, CAPPED)
+                                 BLOCK_E, BLOCK_M, BLOCK_N, PAIRED, PRECISION)  # fmt: skip
+    x, slope = bent(x, s, first, last, edge, ptrs, m_s, there, scale, cap, MASK, CAPPED)
     dw = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     if EV > 0:
-        v = rows_at(values[0], start, values[1], low, high, EV, BLOCK_N, BLOCK_V, BOUNDED)
+        v = rows_at(values[0], start, values[1], low, high, EV, BLOCK_N, BLOCK_V)
         dw = product(do, tl.trans(v), PRECISION)
     w, dw, ds = weighed(
         x, dw, lse, delta, s, t, n, start, centre, width, seed, threshold, rescale, extra_at + s,
-        there, BLOCK_M, BLOCK_N, 1, BOUNDED or MASK > 0, GAUSS, DROP, EXTRA,
+        there, BLOCK_M, BLOCK_N, 1, MASK > 0, GAUSS, DROP, EXTRA,
     )  # fmt: skip
     if GAUSS:
         _, z = bell(s, centre, width)
@@ -90,9 +89,9 @@ def of_queries(
     DROP: tl.constexpr, EXTRA: tl.constexpr, ROW: tl.constexpr, PAIRED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """``dq [B, H, Tq, E]``, or, additive, ``dq`` and ``dvector [B, H, E2, padded]``, both zero before,
-    the latter to be summed over the queries; ``delta``, ``shift`` (of the log-sum-exp), ``dcentre``,
-    ``dwidth [B, H, Tq]``."""
+    """``dq [B, H, Tq, E]``, or, additive, ``dq`` and ``dvector [B, H, E2, padded]``, both zero
+    before, the latter to be summed over the queries; ``delta``, ``shift`` (of the log-sum-exp),
+    ``dcentre``, ``dwidth [B, H, Tq]``."""
     pid = tl.program_id(0)
     blocks = tl.cdiv(Tq, BLOCK_M)
     tile = blocks - 1 - pid % blocks
@@ -105,7 +104,7 @@ def of_queries(
     line = head * Tq + t
     first, last, sees = ranges_of(first_ptr, last_ptr, b * r_b + h * r_h + t.to(tl.int64) * r_t,
                                   inside, Tk, RANGED)  # fmt: skip
-    low, high, all_low, all_high = hull(first, last, sees, Tk, BLOCK_N)
+    low, high, all_low, all_high, start = hull(first, last, sees, Tk, BLOCK_N)
 
     q = 0.0
     columns = (0,)
@@ -161,21 +160,13 @@ def of_queries(
     dq = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
     dcentre = tl.zeros([BLOCK_M], tl.float32)
     dwidth = tl.zeros([BLOCK_M], tl.float32)
-    for s in range(all_low, all_high, BLOCK_N):
+    for s in range(start, high, BLOCK_N):
+        edge = (s < all_low) | (s + BLOCK_N > all_high)
         dq, dcentre, dwidth = _of_queries_meet(
-            (dq, dcentre, dwidth), s, q, do, lse[:, None], delta[:, None], rows, keys, values,
-            bounds, mask_at, extra_at, noise, score, columns, grads,
-            KIND, E, EV, E2, BLOCK_E, BLOCK_V, BLOCK_M, BLOCK_N, False, MASK, CAPPED, GAUSS, DROP,
-            EXTRA, PAIRED, PRECISION,
-        )  # fmt: skip
-    start, before, count = edges(low, high, all_low, all_high, BLOCK_N)
-    for i in range(0, count):
-        s = tl.where(i < before, start + i * BLOCK_N, all_high + (i - before) * BLOCK_N)
-        dq, dcentre, dwidth = _of_queries_meet(
-            (dq, dcentre, dwidth), s, q, do, lse[:, None], delta[:, None], rows, keys, values,
-            bounds, mask_at, extra_at, noise, score, columns, grads,
-            KIND, E, EV, E2, BLOCK_E, BLOCK_V, BLOCK_M, BLOCK_N, True, MASK, CAPPED, GAUSS, DROP,
-            EXTRA, PAIRED, PRECISION,
+            (dq, dcentre, dwidth), s, edge, q, do, lse[:, None], delta[:, None], rows, keys,
+            values, bounds, mask_at, extra_at, noise, score, columns, grads,
+            KIND, E, EV, E2, BLOCK_E, BLOCK_V, BLOCK_M, BLOCK_N, MASK, CAPPED, GAUSS, DROP, EXTRA,
+            PAIRED, PRECISION,
         )  # fmt: skip
     if KIND == "dot":
         there = inside[:, None] & (e < E)[None, :]
@@ -186,11 +177,19 @@ def of_queries(
 
 
 @triton.jit
+def _seen(s, t, first_ptr, last_ptr, offset, r_t, Tq, Tk, RANGED: tl.constexpr):
+    """Which keys are seen by which queries: ``[keys, queries]``."""
+    at = offset + t.to(tl.int64) * r_t
+    first, last, _ = ranges_of(first_ptr, last_ptr, at, t < Tq, Tk, RANGED)
+    return (s[:, None] >= first[None, :]) & (s[:, None] < last[None, :])
+
+
+@triton.jit
 def _of_keys_meet(
-    state, tile, start, k, v, k_top, b, h, bases, steps, sizes, noise, score,
+    state, tile, edge, start, k, v, k_top, b, h, bases, steps, sizes, noise, score,
     KIND: tl.constexpr, E: tl.constexpr, EV: tl.constexpr, E2: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BOUNDED: tl.constexpr, RANGED: tl.constexpr, MASK: tl.constexpr, CAPPED: tl.constexpr,
+    RANGED: tl.constexpr, MASK: tl.constexpr, CAPPED: tl.constexpr,
     GAUSS: tl.constexpr, DROP: tl.constexpr, EXTRA: tl.constexpr, PAIRED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -209,14 +208,6 @@ def _of_keys_meet(
     shift = tl.load(shift_ptr + line, mask=inside, other=INFINITY)
     sees = shift != INFINITY
     delta = tl.load(delta_ptr + line, mask=inside, other=0.0)[None, :]
-    first = 0
-    last = Tk
-    if BOUNDED and RANGED:
-        first, last, _ = ranges_of(
-            first_ptr, last_ptr, b * r_b + h * r_h + t.to(tl.int64) * r_t, inside, Tk, True
-        )
-        first = first[None, :]
-        last = last[None, :]
     centre = 0.0
     width = 1.0
     if GAUSS:
@@ -235,15 +226,15 @@ def _of_keys_meet(
         q_at = (q_ptr + head * (2 * E2) * wide(q_t) + t)[None, :]
         vector_at = vector_ptr + head * E2
         k_there = s[:, None] < Tk
-        if BOUNDED and RANGED:
-            seen = (s[:, None] >= first) & (s[:, None] < last) & sees[None, :]
+        if RANGED:
+            seen = _seen(s, t, first_ptr, last_ptr, b * r_b + h * r_h, r_t, Tq, Tk, RANGED)
             k_there = (tl.max(seen.to(tl.int32), 1) > 0)[:, None]
         x = additive.scores(q_at, k_at, wide(q_t), k_step, sees[None, :], k_there, vector_at,
                             paired, E2, BLOCK_N, BLOCK_M)  # fmt: skip
     there = inside[None, :] & (s < Tk)[:, None]
     mask_at = (mask_ptr + b * m_b + h * m_h + t.to(tl.int64) * m_t)[None, :]
-    x, slope = bent(x, s[:, None], first, last, mask_at, wide(m_s), there, scale, cap, BOUNDED,
-                    MASK, CAPPED)  # fmt: skip
+    x, slope = bent(x, s[:, None], 0, Tk, False, mask_at, wide(m_s), there, scale, cap, MASK,
+                    CAPPED)  # fmt: skip
     dw = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     do = v
     if EV > 0:
@@ -252,10 +243,14 @@ def _of_keys_meet(
         at = at + (tl.arange(0, BLOCK_M)[:, None] * o_t + c[None, :])
         do = tl.load(at, mask=sees[:, None] & (c < EV)[None, :], other=0.0)
         dw = product(v, tl.trans(do), PRECISION)
+    if edge:  # a key that nobody sees may be NaN
+        seen = _seen(s, t, first_ptr, last_ptr, b * r_b + h * r_h, r_t, Tq, Tk, RANGED)
+        x = tl.where(seen, x, -INFINITY)
+        dw = tl.where(seen, dw, 0.0)
     w, _, ds = weighed(
-        x, dw, shift[None, :], delta, s[:, None], t[None, :], (head % drawn).to(tl.int32), start, centre,
-        width, seed, threshold, rescale, (extra_ptr + line * Tk)[None, :] + s[:, None], there,
-        BLOCK_M, BLOCK_N, 0, BOUNDED or MASK > 0, GAUSS, DROP, EXTRA,
+        x, dw, shift[None, :], delta, s[:, None], t[None, :], (head % drawn).to(tl.int32), start,
+        centre, width, seed, threshold, rescale, (extra_ptr + line * Tk)[None, :] + s[:, None],
+        there, BLOCK_M, BLOCK_N, 0, MASK > 0, GAUSS, DROP, EXTRA,
     )  # fmt: skip
     if EV > 0:
         dv += product(narrow(w, do.dtype), do, PRECISION)
@@ -300,13 +295,13 @@ def of_keys(
     dk_at = dk_ptr
     k_step = wide(k_t)
     if KIND == "dot":
-        k = rows_at(k_ptr + b * k_b + kv * k_h, start, k_t, 0, Tk, E, BLOCK_N, BLOCK_E, True)
+        k = rows_at(k_ptr + b * k_b + kv * k_h, start, k_t, 0, Tk, E, BLOCK_N, BLOCK_E)
     else:
         k_top = top_of(k_top_ptr + head * (k_t // additive.TOP), start, BLOCK_N)
         k_at = (k_ptr + head * (2 * E2) * k_step + s)[:, None]
         dk_at = dk_ptr + head * E2 * k_step + s
     if EV > 0:
-        v = rows_at(v_ptr + b * v_b + kv * v_h, start, v_t, 0, Tk, EV, BLOCK_N, BLOCK_V, True)
+        v = rows_at(v_ptr + b * v_b + kv * v_h, start, v_t, 0, Tk, EV, BLOCK_N, BLOCK_V)
     seed = 0
     if DROP:
         seed = tl.load(seed_ptr)
@@ -322,7 +317,7 @@ def of_keys(
     q_to = tl.cdiv(Tq, BLOCK_M)
     all_from = 0
     all_to = tl.where(start + BLOCK_N <= Tk, q_to, 0)
-    for g in range(0, groups):
+    for g in range(groups):
         h = kv * groups + g
         if RANGED:
             at = seers_ptr + ((b * H + h) * blocks + tile) * 4
@@ -330,18 +325,11 @@ def of_keys(
             q_to = tl.load(at + 1)
             all_from = tl.load(at + 2)
             all_to = tl.load(at + 3)
-        for i in range(all_from, all_to):
+        for i in range(q_from, q_to):
+            edge = (i < all_from) | (i >= all_to)
             dk, dv = _of_keys_meet(
-                (dk, dv), tl.cast(i, tl.int32), start, k, v, k_top, b, h, bases, steps, sizes,
-                noise, score, KIND, E, EV, E2, BLOCK_E, BLOCK_V, BLOCK_M, BLOCK_N, False, RANGED,
-                MASK, CAPPED, GAUSS, DROP, EXTRA, PAIRED, PRECISION,
-            )  # fmt: skip
-        before = all_from - q_from
-        for j in range(0, before + q_to - all_to):
-            i = tl.where(j < before, q_from + j, all_to + j - before)
-            dk, dv = _of_keys_meet(
-                (dk, dv), i, start, k, v, k_top, b, h, bases, steps, sizes,
-                noise, score, KIND, E, EV, E2, BLOCK_E, BLOCK_V, BLOCK_M, BLOCK_N, True, RANGED,
+                (dk, dv), tl.cast(i, tl.int32), edge, start, k, v, k_top, b, h, bases, steps,
+                sizes, noise, score, KIND, E, EV, E2, BLOCK_E, BLOCK_V, BLOCK_M, BLOCK_N, RANGED,
                 MASK, CAPPED, GAUSS, DROP, EXTRA, PAIRED, PRECISION,
             )  # fmt: skip
     inside = (s < Tk)[:, None]

@@ -1,15 +1,15 @@
 """Flash attention, forward: a tile of queries meets its keys tile by tile, with a running softmax.
 
-A program has BLOCK_M queries of one head (TOGETHER: of all heads that share keys) and those tiles of
-keys that any of them sees: first the tiles that all see whole, without a comparison, then the edges.
-SPLIT: for few queries and many keys the tiles are dealt out to several programs, whose results
-`combine` weighs by their log-sum-exp (Dao et al., *Flash-decoding for long-context inference*, 2023).
+A program has BLOCK_M queries of one head (TOGETHER: of all heads that share keys) and those tiles
+of keys that any of them sees; those that all see whole go without a comparison. SPLIT: for few
+queries and many keys the tiles are dealt out to several programs, whose results `combine` weighs by
+their log-sum-exp (Dao et al., *Flash-decoding for long-context inference*, 2023).
 
 The running softmax is Milakov and Gimelshein's (*Online normalizer calculation for softmax*, 2018),
 the form Dao's (*FlashAttention-2*, 2023).
 
-Bound: the products, ``2 BLOCK_M BLOCK_N (E + EV)`` a tile on matrix units; at E = 64 and bfloat16 the
-exponentials, ``BLOCK_M BLOCK_N`` at 16 a cycle, take as long as these on Hopper.
+Bound: the products, ``2 BLOCK_M BLOCK_N (E + EV)`` a tile on matrix units; at E = 64 and bfloat16
+the exponentials, ``BLOCK_M BLOCK_N`` at 16 a cycle, take as long as these on Hopper.
 """
 
 import triton
@@ -22,7 +22,6 @@ from .attention_tiles import (
     LN2,
     LOG2E,
     bell,
-    edges,
     hull,
     kept,
     product,
@@ -38,10 +37,10 @@ _VARYING = ["H", "groups", "Tq", "Tk", "splits", "part_step", "drawn", "threshol
 
 @triton.jit
 def _meet(
-    state, start, q, rows, keys, values, bounds, mask_at, noise, score, columns,
+    state, start, edge, q, rows, keys, values, bounds, mask_at, noise, score, columns,
     KIND: tl.constexpr, E: tl.constexpr, EV: tl.constexpr, E2: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BOUNDED: tl.constexpr, MASK: tl.constexpr, CAPPED: tl.constexpr, POSITIVE: tl.constexpr,
+    MASK: tl.constexpr, CAPPED: tl.constexpr, POSITIVE: tl.constexpr,
     GAUSS: tl.constexpr, DROP: tl.constexpr, PAIRED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The queries meet one tile of keys."""
@@ -54,13 +53,15 @@ def _meet(
     ptrs, m_s = mask_at
     s = (start + tl.arange(0, BLOCK_N))[None, :]
     x, _, _ = queries_by_keys(q, k_ptr, k_t, start, low, high, columns, KIND, E, E2, BLOCK_E,
-                              BLOCK_M, BLOCK_N, BOUNDED, PAIRED, PRECISION)  # fmt: skip
-    LINEAR: tl.constexpr = POSITIVE and not CAPPED and MASK == 0 and not BOUNDED
+                              BLOCK_M, BLOCK_N, PAIRED, PRECISION)  # fmt: skip
+    LINEAR: tl.constexpr = POSITIVE and not CAPPED and MASK == 0
     if LINEAR:  # the scale goes into the difference
+        if edge:
+            x = tl.where((s >= first) & (s < last), x, -INFINITY)
         m_new = tl.maximum(m, tl.max(x, 1) * (scale * LOG2E))
     else:
-        x, _ = bent(x, s, first, last, ptrs, m_s, inside & (s < Tk), scale, cap,
-                    BOUNDED, MASK, CAPPED)  # fmt: skip
+        x, _ = bent(x, s, first, last, edge, ptrs, m_s, inside & (s < Tk), scale, cap,
+                    MASK, CAPPED)  # fmt: skip
         m_new = tl.maximum(m, tl.max(x, 1))
     shift = tl.where(m_new == -INFINITY, 0.0, m_new)
     if LINEAR:
@@ -77,7 +78,7 @@ def _meet(
             seed, threshold = noise
             keep = kept(seed, n, t, start, threshold, BLOCK_M, BLOCK_N, 1)
             p = tl.where(keep, p, 0.0)
-        v = rows_at(v_ptr, start, v_t, low, high, EV, BLOCK_N, BLOCK_V, BOUNDED)
+        v = rows_at(v_ptr, start, v_t, low, high, EV, BLOCK_N, BLOCK_V)
         total = total * shrink[:, None] + product(narrow(p, v.dtype), v, PRECISION)
     return total, l, m_new
 
@@ -95,7 +96,7 @@ def forward(
     PAIRED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``out [splits, B, H, Tq, EV]`` and ``lse [splits, B, H, Tq]``, dense. For the additive score
-    ``q_ptr`` and ``k_ptr`` are columns (`additive.columns`) and their strides the padded lengths."""
+    ``q_ptr`` and ``k_ptr`` are columns (`additive.columns`), the lengths padded their strides."""
     pid = tl.program_id(0)
     units = H // groups if TOGETHER else H
     in_tile = Tq * groups if TOGETHER else Tq
@@ -115,7 +116,7 @@ def forward(
     line = (b * H + h) * Tq + t
     first, last, sees = ranges_of(first_ptr, last_ptr, b * r_b + h * r_h + t.to(tl.int64) * r_t,
                                   inside, Tk, RANGED)  # fmt: skip
-    low, high, all_low, all_high = hull(first, last, sees, Tk, BLOCK_N)
+    low, high, all_low, all_high, start = hull(first, last, sees, Tk, BLOCK_N)
 
     q = 0.0
     columns = (0,)
@@ -153,30 +154,17 @@ def forward(
     total = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
     l = tl.zeros([BLOCK_M], tl.float32)
     m = tl.full([BLOCK_M], -INFINITY, tl.float32)
-    whole_from = all_low
-    whole_to = all_high
-    start, before, count = edges(low, high, all_low, all_high, BLOCK_N)
-    edge_from = 0
-    edge_to = count
+    end = high
     if SPLIT:
-        each = tl.cdiv((all_high - all_low) // BLOCK_N, splits) * BLOCK_N
-        whole_from = all_low + part * each
-        whole_to = tl.minimum(whole_from + each, all_high)
-        each_edge = tl.cdiv(count, splits)
-        edge_from = part * each_edge
-        edge_to = tl.minimum(edge_from + each_edge, count)
-    for s in range(whole_from, whole_to, BLOCK_N):
+        each = tl.cdiv(tl.cdiv(high - start, BLOCK_N), splits) * BLOCK_N
+        start += part * each
+        end = tl.minimum(start + each, high)
+    for s in range(start, end, BLOCK_N):
+        edge = (s < all_low) | (s + BLOCK_N > all_high)
         total, l, m = _meet(
-            (total, l, m), s, q, rows, keys, values, bounds, mask_at, noise, score, columns,
-            KIND, E, EV, E2, BLOCK_E, BLOCK_V, BLOCK_M, BLOCK_N, False, MASK, CAPPED, POSITIVE,
-            GAUSS, DROP, PAIRED, PRECISION,
-        )  # fmt: skip
-    for i in range(edge_from, edge_to):
-        s = tl.where(i < before, start + i * BLOCK_N, all_high + (i - before) * BLOCK_N)
-        total, l, m = _meet(
-            (total, l, m), s, q, rows, keys, values, bounds, mask_at, noise, score, columns,
-            KIND, E, EV, E2, BLOCK_E, BLOCK_V, BLOCK_M, BLOCK_N, True, MASK, CAPPED, POSITIVE,
-            GAUSS, DROP, PAIRED, PRECISION,
+            (total, l, m), s, edge, q, rows, keys, values, bounds, mask_at, noise, score, columns,
+            KIND, E, EV, E2, BLOCK_E, BLOCK_V, BLOCK_M, BLOCK_N, MASK, CAPPED, POSITIVE, GAUSS,
+            DROP, PAIRED, PRECISION,
         )  # fmt: skip
 
     empty = (l == 0.0) | (sees == 0)
@@ -199,7 +187,7 @@ def combine(parts_ptr, lses_ptr, out_ptr, lse_ptr, count, splits,
     m = tl.full([BLOCK_M], -INFINITY, tl.float32)
     l = tl.zeros([BLOCK_M], tl.float32)
     total = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
-    for part in range(0, splits):
+    for part in range(splits):
         at = line + part * wide(count)
         x = tl.load(lses_ptr + at, mask=inside, other=-INFINITY) * LOG2E
         m_new = tl.maximum(m, x)

@@ -50,10 +50,10 @@ def _tile(
         top_at = k_top_ptr + k_head * (k_t // additive.TOP)
         columns = (q_at, q_step, q_there, q_top, top_at, vector_at)
     x, _, _ = queries_by_keys(q, k_at, k_t, start, low, high, columns, KIND, E, E2, BLOCK_E,
-                              BLOCK_M, BLOCK_N, True, PAIRED, PRECISION)  # fmt: skip
+                              BLOCK_M, BLOCK_N, PAIRED, PRECISION)  # fmt: skip
     mask_at = (mask_ptr + b * m_b + h * m_h + t.to(tl.int64) * m_t)[:, None]
-    x, _ = bent(x, s, first[:, None], last[:, None], mask_at, wide(m_s), inside[:, None] & (s < Tk),
-                scale, cap, True, MASK, CAPPED)  # fmt: skip
+    x, _ = bent(x, s, first[:, None], last[:, None], True, mask_at, wide(m_s),
+                inside[:, None] & (s < Tk), scale, cap, MASK, CAPPED)  # fmt: skip
     return x, t, s, inside, sees, low, high
 
 
@@ -162,7 +162,7 @@ def mask_gradient(
                     do = tl.load(at[:, None] + c[None, :],
                                  mask=sees[:, None] & (c < EV)[None, :], other=0.0)  # fmt: skip
                     v = rows_at(v_ptr + b * v_b + h // groups * v_h, start, v_t, low, high, EV,
-                                BLOCK_N, BLOCK_V, True)  # fmt: skip
+                                BLOCK_N, BLOCK_V)  # fmt: skip
                     dw = product(do, tl.trans(v), PRECISION)
                 _, _, ds = weighed(
                     x, dw, shift, delta, s, t[:, None], (head % drawn).to(tl.int32), start, centre,

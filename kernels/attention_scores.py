@@ -7,28 +7,28 @@ import triton
 import triton.language as tl
 
 from . import attention_additive as additive
-from .attention_tiles import INFINITY, LOG2E, bell, capped, kept, masked, product, rows_at, wide
+from .attention_tiles import INFINITY, bell, capped, kept, masked, product, rows_at, wide
 
 
 @triton.jit
 def queries_by_keys(
     q, k_ptr, k_t, start, low, high, columns, KIND: tl.constexpr, E: tl.constexpr,
     E2: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BOUNDED: tl.constexpr, PAIRED: tl.constexpr, PRECISION: tl.constexpr,
+    PAIRED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Scores as they come from the product or the sum; ``k_ptr`` of one head, or its columns.
 
     Returns them, the keys, and what `additive.pull` wants to know of the tile.
     """
     if KIND == "dot":
-        k = rows_at(k_ptr, start, k_t, low, high, E, BLOCK_N, BLOCK_E, BOUNDED)
+        k = rows_at(k_ptr, start, k_t, low, high, E, BLOCK_N, BLOCK_E)
         x = product(q, tl.trans(k), PRECISION)
         pair = (0,)
     else:
         q_at, q_step, q_there, q_top, top_ptr, vector_ptr = columns
         s = start + tl.arange(0, BLOCK_N)
         paired = additive.in_pairs(q_top, top_of(top_ptr, start, BLOCK_N), PAIRED)
-        k_there = (s >= low) & (s < high) if BOUNDED else s >= 0
+        k_there = (s >= low) & (s < high)
         pair = ((k_ptr + s)[None, :], k_there[None, :], paired)
         x = additive.scores(q_at, pair[0], q_step, wide(k_t), q_there, pair[1], vector_ptr, paired,
                             E2, BLOCK_M, BLOCK_N)  # fmt: skip
@@ -59,14 +59,17 @@ def columns_of(q_ptr, q_t, top_ptr, vector_ptr, head, h, t, sees, E2: tl.constex
 
 @triton.jit
 def bent(
-    x, s, first, last, mask_ptrs, m_s, readable, scale, cap,
-    BOUNDED: tl.constexpr, MASK: tl.constexpr, CAPPED: tl.constexpr,
+    x, s, first, last, edge, mask_ptrs, m_s, readable, scale, cap,
+    MASK: tl.constexpr, CAPPED: tl.constexpr,
 ):  # fmt: skip
-    """Scaled, capped, masked: the score times ``log2(e)``, and the derivative of the cap."""
+    """Scaled, capped, masked: the score times ``log2(e)``, and the derivative of the cap.
+
+    ``edge``: not every query sees every key of the tile.
+    """
     x, slope = capped(x, scale, cap, CAPPED)
     if MASK > 0:
         x = masked(x, mask_ptrs + s * m_s, readable, MASK)
-    if BOUNDED:
+    if edge:
         x = tl.where((s >= first) & (s < last), x, -INFINITY)
     return x, slope
 
@@ -79,8 +82,8 @@ def weighed(
 ):  # fmt: skip
     """From ``dw = do v``, the gradient of each weight: the weight, its gradient, that of its score.
 
-    ``shift`` is the log-sum-exp times ``log2(e)``, infinite where a query sees nothing. CAREFUL: there may be keys
-    that are not seen, whose numbers may be NaN.
+    ``shift`` is the log-sum-exp times ``log2(e)``, infinite where a query sees nothing. CAREFUL:
+    there may be keys that a mask hides, whose numbers may be NaN.
     """
     p = tl.exp2(x - shift)
     w = p

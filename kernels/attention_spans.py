@@ -1,4 +1,4 @@
-"""Which queries see a tile of keys, from which keys each query sees: for the gradients of the keys."""
+"""Which queries see a tile of keys, found from which keys each query sees."""
 
 import triton
 import triton.language as tl
@@ -18,7 +18,7 @@ def spans(first_ptr, last_ptr, out_ptr, r_b, r_h, r_t, H, Tq, Tk,
     t = pid % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
     offsets = head // H * r_b + head % H * r_h + t.to(tl.int64) * r_t
     first, last, sees = ranges_of(first_ptr, last_ptr, offsets, t < Tq, Tk, True)
-    low, high, all_low, all_high = hull(first, last, sees, Tk, BLOCK_N)
+    low, high, all_low, all_high, _ = hull(first, last, sees, Tk, BLOCK_N)
     to = out_ptr + pid.to(tl.int64) * 4
     tl.store(to, low)
     tl.store(to + 1, high)

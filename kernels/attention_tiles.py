@@ -1,8 +1,8 @@
-"""What flash attention's kernels share: where rows lie, who sees whom, and what a score goes through.
+"""What flash attention's kernels share: where rows lie, who sees whom, what a score goes through.
 
 A tile is queries by keys, or keys by queries (the gradients of keys and values). These functions
-take positions already spread, ``[queries, 1]`` and ``[1, keys]`` or the other way round, and so serve
-both. Scores are kept times ``log2(e)``, for exp2 is what the hardware has.
+take positions already spread, ``[queries, 1]`` and ``[1, keys]`` or the other way round, and so
+serve both. Scores are kept times ``log2(e)``, for exp2 is what the hardware has.
 
 Letters: ``t`` a query, ``s`` a key, ``n`` a head of queries counted through the batch.
 """
@@ -40,21 +40,19 @@ def product(a, b, PRECISION: tl.constexpr):
 
 @triton.jit
 def rows_at(ptr, start, step, low, high, WIDTH: tl.constexpr, ROWS: tl.constexpr,
-            COLUMNS: tl.constexpr, BOUNDED: tl.constexpr):  # fmt: skip
-    """ROWS of a matrix from ``start`` on; BOUNDED: zero but for rows from ``low`` to ``high``.
+            COLUMNS: tl.constexpr):  # fmt: skip
+    """ROWS of a matrix from ``start`` on, zero but for those from ``low`` to ``high``.
 
     Zero, not what is there: what nobody sees may be anything, and 0 * NaN is none of ours.
     """
     row = tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     ptrs = ptr + wide(start) * step + (row[:, None] * step + column[None, :])
-    if BOUNDED:
-        inside = (start + row >= low) & (start + row < high)
-        x = tl.load(ptrs, mask=inside[:, None] & (column < WIDTH)[None, :], other=0.0)
-    elif WIDTH == COLUMNS:
-        x = tl.load(ptrs)
+    inside = (start + row >= low) & (start + row < high)
+    if WIDTH == COLUMNS:
+        x = tl.load(ptrs, mask=inside[:, None], other=0.0)
     else:
-        x = tl.load(ptrs, mask=(column < WIDTH)[None, :], other=0.0)
+        x = tl.load(ptrs, mask=inside[:, None] & (column < WIDTH)[None, :], other=0.0)
     return x
 
 
@@ -90,7 +88,7 @@ def ranges_of(first_ptr, last_ptr, offsets, inside, Tk, RANGED: tl.constexpr):
 @triton.jit
 def hull(first, last, sees, Tk, BLOCK_N: tl.constexpr):
     """Keys from ``low`` to ``high`` that any query sees; from ``all_low`` to ``all_high``, in whole
-    tiles, those that each does. All are 0 where no query sees a key."""
+    tiles, those that each does; and the first tile's start."""
     low = tl.min(tl.where(sees, first, Tk), 0)
     high = tl.max(tl.where(sees, last, 0), 0)
     low = tl.minimum(low, high)
@@ -99,16 +97,7 @@ def hull(first, last, sees, Tk, BLOCK_N: tl.constexpr):
     all_high = tl.min(tl.where(sees, last, Tk), 0) // BLOCK_N * BLOCK_N
     all_low = (all_low + BLOCK_N - 1) // BLOCK_N * BLOCK_N
     some = (all_high > all_low) & (high > low)
-    return low, high, tl.where(some, all_low, start), tl.where(some, all_high, start)
-
-
-@triton.jit
-def edges(low, high, all_low, all_high, BLOCK_N: tl.constexpr):
-    """Tiles before and behind those that are seen whole: where they start, how many, in all."""
-    start = low // BLOCK_N * BLOCK_N
-    before = (all_low - start) // BLOCK_N
-    behind = (tl.maximum(high - all_high, 0) + BLOCK_N - 1) // BLOCK_N
-    return start, before, before + behind
+    return low, high, tl.where(some, all_low, start), tl.where(some, all_high, start), start
 
 
 @triton.jit

@@ -47,7 +47,7 @@ def _forward(call: Call, out: Tensor, lse: Tensor) -> None:
         *call.query_steps, *call.key_steps, *call.value.stride()[:3], *call.range_steps,
         *call.mask_steps, *call.sizes, tiles.splits, lse.numel(), *call.noise, *call.score,
         EV=call.Ev, BLOCK_V=block(call.Ev), TOGETHER=tiles.together, SPLIT=tiles.splits > 1,
-        MASK=call.mask_kind, POSITIVE=call.inputs.scale >= 0, **call.constants(tiles),
+        MASK=call.mask_kind, POSITIVE=call.inputs.scale > 0, **call.constants(tiles),
     )  # fmt: skip
     if tiles.splits > 1:
         rows = 16

@@ -1,4 +1,4 @@
-"""Attention's part of `fastrnn.gpu.aot`: what would be launched, recorded on tensors without memory."""
+"""Attention's part of `fastrnn.gpu.aot`: its launches, recorded on tensors without memory."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ class Problem:
     E: int
     Ev: int
     precision: str = "tf32x3"  # of float32 products
+    extras: bool = False  # dropout, a Gaussian, or gradients of weights: more registers a number
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ def _forward(p: Problem, device: Device, wide: int) -> Tiles:
         why = "one query" if rows == 1 else f"{rows} queries of the heads that share keys"
         return Tiles(m, n, 4, 2, why, together, splits(programs, p.Tk, n, device))
     if _bytes(p) == 2:
-        if wide <= 64:
+        if wide <= 64 and not p.extras:
             return Tiles(128, 128, 8, 3, "narrow: as many keys as queries")
         if wide <= 128:
-            return Tiles(128, 64, 8, 3, "128 wide: fewer keys, for three stages of them")
+            return Tiles(128, 64, 8, 3, "fewer keys, for three stages of them")
         return Tiles(128, 64, 8, 2, "256 wide: two stages of keys fill the shared memory")
     if wide <= 64:
         return Tiles(64, 64, 4, 2, "float32, narrow")
@@ -89,12 +90,18 @@ def _forward(p: Problem, device: Device, wide: int) -> Tiles:
 def _backward(p: Problem, device: Device, wide: int, which: str) -> Tiles:
     if p.Tq == 1:
         return Tiles(1, 32, 4, 1, "one query")
+    of_keys = which == "of_keys"
     if _bytes(p) == 2:
         if wide <= 64:
+            if p.extras:
+                return Tiles(32 if of_keys else 64, 64, 4, 2, "narrow, with more to each number")
             return Tiles(64, 128, 8, 2, "narrow")
         if wide <= 128:
-            return Tiles(64, 64, 4, 2, "128 wide")
-        return Tiles(32, 64, 8, 1, "256 wide")
+            if of_keys:
+                keys = 64 if p.extras else 128
+                return Tiles(32, keys, 8, 2, "both sums of a key held: few queries")
+            return Tiles(64 if p.extras else 128, 64, 8, 2, "128 wide")
+        return Tiles(16, 64, 8, 2, "256 wide") if of_keys else Tiles(64, 32, 8, 2, "256 wide")
     if wide <= 64:
         return Tiles(32, 64, 4, 1, "float32, narrow")
     return Tiles(32, 32, 4, 1, "float32, wide")
@@ -117,7 +124,7 @@ def splits(programs: int, keys: int, block_n: int, device: Device) -> int:
 
 
 def parts(own: int, shared: int) -> int:
-    """In how many parts a mask's gradient is summed, from its tiles and the heads that share them."""
+    """In how many parts a mask's gradient is summed: by its tiles and the heads that share them."""
     return max(1, min(shared, 512 // max(own, 1)))
 
 
