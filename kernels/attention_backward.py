@@ -15,16 +15,18 @@ import triton
 import triton.language as tl
 
 from . import attention_additive as additive
-from .attention_scores import bent, columns_of, queries_by_keys, top_of, weighed
+from .attention_scores import bent, columns_of, gradient_of_weights, queries_by_keys, top_of, weighed
 from .attention_tiles import (
     INFINITY,
     LOG2E,
     bell,
     hull,
+    lines_at,
     product,
+    product_of_rows,
     queries_of,
     ranges_of,
-    rows_at,
+    rows_of,
     wide,
 )
 from .tiles import load, narrow, store
@@ -39,7 +41,8 @@ def _of_queries_meet(
     KIND: tl.constexpr, E: tl.constexpr, EV: tl.constexpr, E2: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     MASK: tl.constexpr, CAPPED: tl.constexpr, GAUSS: tl.constexpr,
-    DROP: tl.constexpr, EXTRA: tl.constexpr, PAIRED: tl.constexpr, PRECISION: tl.constexpr,
+    DROP: tl.constexpr, EXTRA: tl.constexpr, PART: tl.constexpr, PAIRED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     dq, dcentre, dwidth = state
     t, n, inside, first, last, centre, width = rows
@@ -50,12 +53,10 @@ def _of_queries_meet(
     s = (start + tl.arange(0, BLOCK_N))[None, :]
     there = inside & (s < Tk)
     x, k, pair = queries_by_keys(q, keys[0], keys[1], start, low, high, columns, KIND, E, E2,
-                                 BLOCK_E, BLOCK_M, BLOCK_N, PAIRED, PRECISION)  # fmt: skip
+                                 BLOCK_E, BLOCK_M, BLOCK_N, PART, PAIRED, PRECISION)  # fmt: skip
     x, slope = bent(x, s, first, last, edge, ptrs, m_s, there, scale, cap, MASK, CAPPED)
-    dw = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    if EV > 0:
-        v = rows_at(values[0], start, values[1], low, high, EV, BLOCK_N, BLOCK_V)
-        dw = product(do, tl.trans(v), PRECISION)
+    dw = gradient_of_weights(do, values[0], values[1], start, low, high, EV, BLOCK_V, BLOCK_M,
+                             BLOCK_N, PART, PRECISION)  # fmt: skip
     w, dw, ds = weighed(
         x, dw, lse, delta, s, t, n, start, centre, width, seed, threshold, rescale, extra_at + s,
         there, BLOCK_M, BLOCK_N, 1, MASK > 0, GAUSS, DROP, EXTRA,
@@ -86,7 +87,7 @@ def of_queries(
     KIND: tl.constexpr, E: tl.constexpr, EV: tl.constexpr, E2: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     RANGED: tl.constexpr, MASK: tl.constexpr, CAPPED: tl.constexpr, GAUSS: tl.constexpr,
-    DROP: tl.constexpr, EXTRA: tl.constexpr, ROW: tl.constexpr, PAIRED: tl.constexpr,
+    DROP: tl.constexpr, EXTRA: tl.constexpr, ROW: tl.constexpr, PART: tl.constexpr, PAIRED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``dq [B, H, Tq, E]``, or, additive, ``dq`` and ``dvector [B, H, E2, padded]``, both zero
@@ -113,7 +114,7 @@ def of_queries(
     e = tl.arange(0, BLOCK_E)
     if KIND == "dot":
         at = q_ptr + b * q_b + h * q_h + t.to(tl.int64) * q_t
-        q = tl.load(at[:, None] + e[None, :], mask=sees[:, None] & (e < E)[None, :], other=0.0)
+        q = rows_of(at, sees, E, BLOCK_E, PART)
     else:
         k_head = b * (H // groups) + kv
         k_at = k_ptr + k_head * (2 * E2) * wide(k_t)
@@ -140,9 +141,11 @@ def of_queries(
         v = tl.arange(0, BLOCK_V)
         there = sees[:, None] & (v < EV)[None, :]
         at = grad_out_ptr + b * o_b + h * o_h + t.to(tl.int64) * o_t
-        do = tl.load(at[:, None] + v[None, :], mask=there, other=0.0)
+        do = rows_of(at, sees, EV, BLOCK_V, 0)
         out = load(out_ptr, line[:, None] * EV + v[None, :], there, tl.float32)
         delta = tl.sum(out * do.to(tl.float32), 1)
+        if PART > 0:
+            do = (at, sees)
     if ROW:
         delta -= tl.load(grad_row_ptr + line, mask=sees, other=0.0)
     tl.store(delta_ptr + line, delta, mask=inside)
@@ -166,7 +169,7 @@ def of_queries(
             (dq, dcentre, dwidth), s, edge, q, do, lse[:, None], delta[:, None], rows, keys,
             values, bounds, mask_at, extra_at, noise, score, columns, grads,
             KIND, E, EV, E2, BLOCK_E, BLOCK_V, BLOCK_M, BLOCK_N, MASK, CAPPED, GAUSS, DROP, EXTRA,
-            PAIRED, PRECISION,
+            PART, PAIRED, PRECISION,
         )  # fmt: skip
     if KIND == "dot":
         there = inside[:, None] & (e < E)[None, :]
@@ -190,7 +193,7 @@ def _of_keys_meet(
     KIND: tl.constexpr, E: tl.constexpr, EV: tl.constexpr, E2: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     RANGED: tl.constexpr, MASK: tl.constexpr, CAPPED: tl.constexpr,
-    GAUSS: tl.constexpr, DROP: tl.constexpr, EXTRA: tl.constexpr, PAIRED: tl.constexpr,
+    GAUSS: tl.constexpr, DROP: tl.constexpr, EXTRA: tl.constexpr, PART: tl.constexpr, PAIRED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     dk, dv = state
@@ -213,13 +216,12 @@ def _of_keys_meet(
     if GAUSS:
         centre = tl.load(centre_ptr + line, mask=inside, other=0.0)[None, :]
         width = tl.load(width_ptr + line, mask=inside, other=1.0)[None, :]
-    q = k
+    q = 0.0
     if KIND == "dot":
-        e = tl.arange(0, BLOCK_E)
         at = q_ptr + b * q_b + h * q_h + tile.to(tl.int64) * BLOCK_M * q_t
-        at = at + (tl.arange(0, BLOCK_M)[:, None] * q_t + e[None, :])
-        q = tl.load(at, mask=sees[:, None] & (e < E)[None, :], other=0.0)
-        x = product(k, tl.trans(q), PRECISION)
+        at = at + tl.arange(0, BLOCK_M) * q_t
+        q = rows_of(at, sees, E, BLOCK_E, 0)
+        x = product_of_rows(k, (at, sees) if PART > 0 else q, E, PART, PRECISION)
     else:
         q_top = top_of(q_top_ptr + head * (q_t // additive.TOP), tile * BLOCK_M, BLOCK_M)
         paired = additive.in_pairs(q_top, k_top, PAIRED)
@@ -236,13 +238,12 @@ def _of_keys_meet(
     x, slope = bent(x, s[:, None], 0, Tk, False, mask_at, wide(m_s), there, scale, cap, MASK,
                     CAPPED)  # fmt: skip
     dw = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    do = v
+    do = 0.0
     if EV > 0:
-        c = tl.arange(0, BLOCK_V)
         at = grad_out_ptr + b * o_b + h * o_h + tile.to(tl.int64) * BLOCK_M * o_t
-        at = at + (tl.arange(0, BLOCK_M)[:, None] * o_t + c[None, :])
-        do = tl.load(at, mask=sees[:, None] & (c < EV)[None, :], other=0.0)
-        dw = product(v, tl.trans(do), PRECISION)
+        at = at + tl.arange(0, BLOCK_M) * o_t
+        do = rows_of(at, sees, EV, BLOCK_V, 0)
+        dw = product_of_rows(v, (at, sees) if PART > 0 else do, EV, PART, PRECISION)
     if edge:  # a key that nobody sees may be NaN
         seen = _seen(s, t, first_ptr, last_ptr, b * r_b + h * r_h, r_t, Tq, Tk, RANGED)
         x = tl.where(seen, x, -INFINITY)
@@ -273,7 +274,8 @@ def of_keys(
     KIND: tl.constexpr, E: tl.constexpr, EV: tl.constexpr, E2: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     RANGED: tl.constexpr, MASK: tl.constexpr, CAPPED: tl.constexpr, GAUSS: tl.constexpr,
-    DROP: tl.constexpr, EXTRA: tl.constexpr, PAIRED: tl.constexpr, PRECISION: tl.constexpr,
+    DROP: tl.constexpr, EXTRA: tl.constexpr, PART: tl.constexpr, PAIRED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``dk [B, Hk, Tk, E]`` and ``dv [B, Hk, Tk, EV]``; additive: ``dk [B, Hk, E2, padded]``, zero
     before. Tiles are ``[keys, queries]``, so that a key's gradients are sums along a row."""
@@ -295,13 +297,15 @@ def of_keys(
     dk_at = dk_ptr
     k_step = wide(k_t)
     if KIND == "dot":
-        k = rows_at(k_ptr + b * k_b + kv * k_h, start, k_t, 0, Tk, E, BLOCK_N, BLOCK_E)
+        at, there = lines_at(k_ptr + b * k_b + kv * k_h, start, k_t, 0, Tk, BLOCK_N)
+        k = rows_of(at, there, E, BLOCK_E, PART)
     else:
         k_top = top_of(k_top_ptr + head * (k_t // additive.TOP), start, BLOCK_N)
         k_at = (k_ptr + head * (2 * E2) * k_step + s)[:, None]
         dk_at = dk_ptr + head * E2 * k_step + s
     if EV > 0:
-        v = rows_at(v_ptr + b * v_b + kv * v_h, start, v_t, 0, Tk, EV, BLOCK_N, BLOCK_V)
+        at, there = lines_at(v_ptr + b * v_b + kv * v_h, start, v_t, 0, Tk, BLOCK_N)
+        v = rows_of(at, there, EV, BLOCK_V, PART)
     seed = 0
     if DROP:
         seed = tl.load(seed_ptr)
@@ -330,7 +334,7 @@ def of_keys(
             dk, dv = _of_keys_meet(
                 (dk, dv), tl.cast(i, tl.int32), edge, start, k, v, k_top, b, h, bases, steps,
                 sizes, noise, score, KIND, E, EV, E2, BLOCK_E, BLOCK_V, BLOCK_M, BLOCK_N, RANGED,
-                MASK, CAPPED, GAUSS, DROP, EXTRA, PAIRED, PRECISION,
+                MASK, CAPPED, GAUSS, DROP, EXTRA, PART, PAIRED, PRECISION,
             )  # fmt: skip
     inside = (s < Tk)[:, None]
     if KIND == "dot":

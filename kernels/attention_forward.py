@@ -28,6 +28,7 @@ from .attention_tiles import (
     queries_of,
     ranges_of,
     rows_at,
+    rows_of,
     wide,
 )
 from .tiles import narrow, store
@@ -41,7 +42,7 @@ def _meet(
     KIND: tl.constexpr, E: tl.constexpr, EV: tl.constexpr, E2: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     MASK: tl.constexpr, CAPPED: tl.constexpr, POSITIVE: tl.constexpr,
-    GAUSS: tl.constexpr, DROP: tl.constexpr, PAIRED: tl.constexpr, PRECISION: tl.constexpr,
+    GAUSS: tl.constexpr, DROP: tl.constexpr, PART: tl.constexpr, PAIRED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The queries meet one tile of keys."""
     total, l, m = state
@@ -53,7 +54,7 @@ def _meet(
     ptrs, m_s = mask_at
     s = (start + tl.arange(0, BLOCK_N))[None, :]
     x, _, _ = queries_by_keys(q, k_ptr, k_t, start, low, high, columns, KIND, E, E2, BLOCK_E,
-                              BLOCK_M, BLOCK_N, PAIRED, PRECISION)  # fmt: skip
+                              BLOCK_M, BLOCK_N, PART, PAIRED, PRECISION)  # fmt: skip
     LINEAR: tl.constexpr = POSITIVE and not CAPPED and MASK == 0
     if LINEAR:  # the scale goes into the difference
         if edge:
@@ -93,7 +94,7 @@ def forward(
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     TOGETHER: tl.constexpr, SPLIT: tl.constexpr, RANGED: tl.constexpr, MASK: tl.constexpr,
     CAPPED: tl.constexpr, POSITIVE: tl.constexpr, GAUSS: tl.constexpr, DROP: tl.constexpr,
-    PAIRED: tl.constexpr, PRECISION: tl.constexpr,
+    PART: tl.constexpr, PAIRED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``out [splits, B, H, Tq, EV]`` and ``lse [splits, B, H, Tq]``, dense. For the additive score
     ``q_ptr`` and ``k_ptr`` are columns (`additive.columns`), the lengths padded their strides."""
@@ -122,9 +123,8 @@ def forward(
     columns = (0,)
     k_at = k_ptr + b * k_b + kv * k_h
     if KIND == "dot":
-        e = tl.arange(0, BLOCK_E)
         at = q_ptr + b * q_b + h * q_h + t.to(tl.int64) * q_t
-        q = tl.load(at[:, None] + e[None, :], mask=sees[:, None] & (e < E)[None, :], other=0.0)
+        q = rows_of(at, sees, E, BLOCK_E, PART)
     else:
         k_head = b * (H // groups) + kv
         k_at = k_ptr + k_head * (2 * E2) * wide(k_t)
@@ -164,7 +164,7 @@ def forward(
         total, l, m = _meet(
             (total, l, m), s, edge, q, rows, keys, values, bounds, mask_at, noise, score, columns,
             KIND, E, EV, E2, BLOCK_E, BLOCK_V, BLOCK_M, BLOCK_N, MASK, CAPPED, POSITIVE, GAUSS,
-            DROP, PAIRED, PRECISION,
+            DROP, PART, PAIRED, PRECISION,
         )  # fmt: skip
 
     empty = (l == 0.0) | (sees == 0)

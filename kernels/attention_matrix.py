@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 
 from . import attention_additive as additive
-from .attention_scores import bent, columns_of, queries_by_keys, weighed
-from .attention_tiles import INFINITY, LOG2E, bell, kept, product, ranges_of, rows_at, wide
+from .attention_scores import bent, columns_of, gradient_of_weights, queries_by_keys, weighed
+from .attention_tiles import INFINITY, LOG2E, bell, kept, ranges_of, rows_of, wide
 from .tiles import store
 
 _VARYING = ["H", "groups", "Tq", "Tk", "drawn", "threshold"]
@@ -23,7 +23,7 @@ def _tile(
     mask_ptr, strides, H, groups, Tq, Tk, scale, cap,
     KIND: tl.constexpr, E: tl.constexpr, E2: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, RANGED: tl.constexpr, MASK: tl.constexpr,
-    CAPPED: tl.constexpr, PAIRED: tl.constexpr, PRECISION: tl.constexpr,
+    CAPPED: tl.constexpr, PART: tl.constexpr, PAIRED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A tile's scores, its queries, whether they see any key."""
     q_b, q_h, q_t, k_b, k_h, k_t, r_b, r_h, r_t, m_b, m_h, m_t, m_s = strides
@@ -38,9 +38,8 @@ def _tile(
     columns = (0,)
     k_at = k_ptr + b * k_b + h // groups * k_h
     if KIND == "dot":
-        e = tl.arange(0, BLOCK_E)
         at = q_ptr + b * q_b + h * q_h + t.to(tl.int64) * q_t
-        q = tl.load(at[:, None] + e[None, :], mask=sees[:, None] & (e < E)[None, :], other=0.0)
+        q = rows_of(at, sees, E, BLOCK_E, PART)
     else:
         k_head = b * (H // groups) + h // groups
         k_at = k_ptr + k_head * (2 * E2) * wide(k_t)
@@ -50,7 +49,7 @@ def _tile(
         top_at = k_top_ptr + k_head * (k_t // additive.TOP)
         columns = (q_at, q_step, q_there, q_top, top_at, vector_at)
     x, _, _ = queries_by_keys(q, k_at, k_t, start, low, high, columns, KIND, E, E2, BLOCK_E,
-                              BLOCK_M, BLOCK_N, PAIRED, PRECISION)  # fmt: skip
+                              BLOCK_M, BLOCK_N, PART, PAIRED, PRECISION)  # fmt: skip
     mask_at = (mask_ptr + b * m_b + h * m_h + t.to(tl.int64) * m_t)[:, None]
     x, _ = bent(x, s, first[:, None], last[:, None], True, mask_at, wide(m_s),
                 inside[:, None] & (s < Tk), scale, cap, MASK, CAPPED)  # fmt: skip
@@ -66,7 +65,7 @@ def matrix(
     KIND: tl.constexpr, E: tl.constexpr, E2: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, RANGED: tl.constexpr, MASK: tl.constexpr,
     CAPPED: tl.constexpr, GAUSS: tl.constexpr, DROP: tl.constexpr, EXTRA: tl.constexpr,
-    PAIRED: tl.constexpr, PRECISION: tl.constexpr,
+    PART: tl.constexpr, PAIRED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``out [B, H, Tq, Tk]``: the weights (EXTRA 1) or the logarithms of the softmax (2)."""
     pid = tl.program_id(0)
@@ -78,7 +77,7 @@ def matrix(
     x, t, s, inside, sees, _, _ = _tile(
         head // H, head % H, pid // k_tiles % q_tiles, start, q_ptr, k_ptr, q_top_ptr, k_top_ptr,
         vector_ptr, first_ptr, last_ptr, mask_ptr, strides, H, groups, Tq, Tk, scale, cap,
-        KIND, E, E2, BLOCK_E, BLOCK_M, BLOCK_N, RANGED, MASK, CAPPED, PAIRED, PRECISION,
+        KIND, E, E2, BLOCK_E, BLOCK_M, BLOCK_N, RANGED, MASK, CAPPED, PART, PAIRED, PRECISION,
     )  # fmt: skip
     line = head * Tq + t
     lse = tl.load(lse_ptr + line, mask=sees, other=-INFINITY)[:, None]
@@ -107,7 +106,7 @@ def mask_gradient(
     KIND: tl.constexpr, E: tl.constexpr, EV: tl.constexpr, E2: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     RANGED: tl.constexpr, CAPPED: tl.constexpr, GAUSS: tl.constexpr, DROP: tl.constexpr,
-    EXTRA: tl.constexpr, OVER_T: tl.constexpr, OVER_S: tl.constexpr, PAIRED: tl.constexpr,
+    EXTRA: tl.constexpr, OVER_T: tl.constexpr, OVER_S: tl.constexpr, PART: tl.constexpr, PAIRED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``dmask [parts, mask_b, mask_h, Tq, Tk]``, to be summed over its parts; with OVER_T or OVER_S
@@ -134,7 +133,6 @@ def mask_gradient(
     seed = 0
     if DROP:
         seed = tl.load(seed_ptr)
-    c = tl.arange(0, BLOCK_V)
     found = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for which in range(begin, end):
         b = tl.where(mask_b == 1, which // over_h, mask_head // mask_h).to(tl.int64)
@@ -146,7 +144,7 @@ def mask_gradient(
                 x, t, s, inside, sees, low, high = _tile(
                     b, h, q_tile, start, q_ptr, k_ptr, q_top_ptr, k_top_ptr, vector_ptr,
                     first_ptr, last_ptr, mask_ptr, strides, H, groups, Tq, Tk, scale, cap,
-                    KIND, E, E2, BLOCK_E, BLOCK_M, BLOCK_N, RANGED, 2, CAPPED, PAIRED, PRECISION,
+                    KIND, E, E2, BLOCK_E, BLOCK_M, BLOCK_N, RANGED, 2, CAPPED, PART, PAIRED, PRECISION,
                 )  # fmt: skip
                 line = head * Tq + t
                 shift = tl.load(shift_ptr + line, mask=sees, other=INFINITY)[:, None]
@@ -156,14 +154,12 @@ def mask_gradient(
                 if GAUSS:
                     centre = tl.load(centre_ptr + line, mask=inside, other=0.0)[:, None]
                     width = tl.load(width_ptr + line, mask=inside, other=1.0)[:, None]
-                dw = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-                if EV > 0:
-                    at = grad_out_ptr + b * o_b + h * o_h + t.to(tl.int64) * o_t
-                    do = tl.load(at[:, None] + c[None, :],
-                                 mask=sees[:, None] & (c < EV)[None, :], other=0.0)  # fmt: skip
-                    v = rows_at(v_ptr + b * v_b + h // groups * v_h, start, v_t, low, high, EV,
-                                BLOCK_N, BLOCK_V)  # fmt: skip
-                    dw = product(do, tl.trans(v), PRECISION)
+                at = grad_out_ptr + b * o_b + h * o_h + t.to(tl.int64) * o_t
+                do = rows_of(at, sees, EV, BLOCK_V, PART)
+                dw = gradient_of_weights(
+                    do, v_ptr + b * v_b + h // groups * v_h, v_t, start, low, high, EV, BLOCK_V,
+                    BLOCK_M, BLOCK_N, PART, PRECISION,
+                )  # fmt: skip
                 _, _, ds = weighed(
                     x, dw, shift, delta, s, t[:, None], (head % drawn).to(tl.int32), start, centre,
                     width, seed, threshold, rescale, (extra_ptr + line * Tk)[:, None] + s,

@@ -7,14 +7,24 @@ import triton
 import triton.language as tl
 
 from . import attention_additive as additive
-from .attention_tiles import INFINITY, bell, capped, kept, masked, product, rows_at, wide
+from .attention_tiles import (
+    INFINITY,
+    bell,
+    capped,
+    kept,
+    lines_at,
+    masked,
+    product_of_rows,
+    rows_at,
+    wide,
+)
 
 
 @triton.jit
 def queries_by_keys(
     q, k_ptr, k_t, start, low, high, columns, KIND: tl.constexpr, E: tl.constexpr,
     E2: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    PAIRED: tl.constexpr, PRECISION: tl.constexpr,
+    PART: tl.constexpr, PAIRED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Scores as they come from the product or the sum; ``k_ptr`` of one head, or its columns.
 
@@ -22,7 +32,11 @@ def queries_by_keys(
     """
     if KIND == "dot":
         k = rows_at(k_ptr, start, k_t, low, high, E, BLOCK_N, BLOCK_E)
-        x = product(q, tl.trans(k), PRECISION)
+        if PART > 0:
+            k_rows = lines_at(k_ptr, start, k_t, low, high, BLOCK_N)
+            x = product_of_rows(q, k_rows, E, PART, PRECISION)
+        else:
+            x = product_of_rows(q, k, E, PART, PRECISION)
         pair = (0,)
     else:
         q_at, q_step, q_there, q_top, top_ptr, vector_ptr = columns
@@ -34,6 +48,22 @@ def queries_by_keys(
                             E2, BLOCK_M, BLOCK_N)  # fmt: skip
         k = x
     return x, k, pair
+
+
+@triton.jit
+def gradient_of_weights(
+    do, v_ptr, v_t, start, low, high, EV: tl.constexpr, BLOCK_V: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PART: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``do vT``, of queries by keys."""
+    dw = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    if EV > 0:
+        if PART > 0:
+            v = lines_at(v_ptr, start, v_t, low, high, BLOCK_N)
+        else:
+            v = rows_at(v_ptr, start, v_t, low, high, EV, BLOCK_N, BLOCK_V)
+        dw = product_of_rows(do, v, EV, PART, PRECISION)
+    return dw
 
 
 @triton.jit

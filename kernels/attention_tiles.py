@@ -39,6 +39,47 @@ def product(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def rows_of(at, there, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, PART: tl.constexpr):
+    """The rows that ``at`` points to, zero where not ``there``; with PART the pointers alone, for
+    `product_of_rows`."""
+    if PART > 0:
+        x = (at, there)
+    else:
+        c = tl.arange(0, COLUMNS)
+        x = tl.load(at[:, None] + c[None, :], mask=there[:, None] & (c < WIDTH)[None, :], other=0.0)
+    return x
+
+
+@triton.jit
+def product_of_rows(a, b, WIDTH: tl.constexpr, PART: tl.constexpr, PRECISION: tl.constexpr):
+    """``a bT`` of `rows_of`; with PART so many columns at a time.
+
+    A product in three takes both operands twice in registers, and whole rows are more than these.
+    """
+    if PART > 0:
+        a_at, a_there = a
+        b_at, b_there = b
+        x = tl.zeros([a_at.shape[0], b_at.shape[0]], tl.float32)
+        for start in range(0, WIDTH, PART):
+            c = start + tl.arange(0, PART)
+            there = a_there[:, None] & (c < WIDTH)[None, :]
+            a_part = tl.load(a_at[:, None] + c[None, :], mask=there, other=0.0)
+            there = b_there[:, None] & (c < WIDTH)[None, :]
+            b_part = tl.load(b_at[:, None] + c[None, :], mask=there, other=0.0)
+            x += product(a_part, tl.trans(b_part), PRECISION)
+    else:
+        x = product(a, tl.trans(b), PRECISION)
+    return x
+
+
+@triton.jit
+def lines_at(ptr, start, step, low, high, ROWS: tl.constexpr):
+    """Where ROWS rows from ``start`` on begin, and which of them are from ``low`` to ``high``."""
+    row = start + tl.arange(0, ROWS)
+    return ptr + wide(start) * step + tl.arange(0, ROWS) * step, (row >= low) & (row < high)
+
+
+@triton.jit
 def rows_at(ptr, start, step, low, high, WIDTH: tl.constexpr, ROWS: tl.constexpr,
             COLUMNS: tl.constexpr):  # fmt: skip
     """ROWS of a matrix from ``start`` on, zero but for those from ``low`` to ``high``.

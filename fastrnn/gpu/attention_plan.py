@@ -7,7 +7,7 @@ that it is the fastest was not, for want of a GPU.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -43,6 +43,7 @@ class Tiles:
     why: str
     together: bool = False  # all heads that share keys in one tile
     splits: int = 1  # programs that share a tile of queries
+    part: int = 0  # of the sums over E and Ev, so much at a time; 0: all at once
 
 
 def block(width: int) -> int:
@@ -53,7 +54,10 @@ def block(width: int) -> int:
 @functools.lru_cache(maxsize=1024)
 def choose(problem: Problem, device: Device, which: str) -> Tiles:
     """The tiles of a pass over a problem."""
-    p = problem
+    return _fit(_choose(problem, device, which), problem, device, which)
+
+
+def _choose(p: Problem, device: Device, which: str) -> Tiles:
     if p.kind == "additive":
         return _additive(p, device, which)
     wide = max(block(p.E), block(p.Ev))
@@ -113,6 +117,35 @@ def _additive(p: Problem, device: Device, which: str) -> Tiles:
         divide = splits(p.heads * p.Tq, p.Tk, n, device) if which == "forward" else 1
         return Tiles(1, n, 4, 1, "few queries: tanh for no others", splits=divide)
     return Tiles(32, 64, 4, 1, "tanh bounds it: any tile that fills the matrix units")
+
+
+def shared(tiles: Tiles, p: Problem, which: str) -> int:
+    """Bytes of shared memory, as the compiler was seen to take them, or somewhat more.
+
+    What a program keeps lies there once, what its loop reads once for each stage.
+    """
+    of_pair = block(p.E) if p.kind == "dot" else 0
+    both = of_pair + block(p.Ev)
+    kept, read = tiles.block_m * both, tiles.block_n * both
+    if which == "forward":
+        kept = tiles.block_m * of_pair
+    elif which == "of_keys":
+        kept, read = read, kept
+    return _bytes(p) * (kept + tiles.stages * read) + (6 << 10)
+
+
+def _fit(tiles: Tiles, p: Problem, device: Device, which: str) -> Tiles:
+    """The tiles with fewer stages, then smaller, until the device has the memory."""
+    while shared(tiles, p, which) > device.shared:
+        if tiles.stages > 1:
+            tiles = replace(tiles, stages=tiles.stages - 1)
+        elif tiles.block_n > 32:
+            tiles = replace(tiles, block_n=tiles.block_n // 2)
+        elif tiles.block_m > 16:
+            tiles = replace(tiles, block_m=tiles.block_m // 2)
+        else:
+            break
+    return tiles
 
 
 def splits(programs: int, keys: int, block_n: int, device: Device) -> int:
