@@ -15,7 +15,14 @@ import triton
 import triton.language as tl
 
 from . import attention_additive as additive
-from .attention_scores import bent, columns_of, gradient_of_weights, queries_by_keys, top_of, weighed
+from .attention_scores import (
+    bent,
+    columns_of,
+    gradient_of_weights,
+    queries_by_keys,
+    top_of,
+    weighed,
+)
 from .attention_tiles import (
     INFINITY,
     LOG2E,
@@ -87,8 +94,8 @@ def of_queries(
     KIND: tl.constexpr, E: tl.constexpr, EV: tl.constexpr, E2: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     RANGED: tl.constexpr, MASK: tl.constexpr, CAPPED: tl.constexpr, GAUSS: tl.constexpr,
-    DROP: tl.constexpr, EXTRA: tl.constexpr, ROW: tl.constexpr, PART: tl.constexpr, PAIRED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    DROP: tl.constexpr, EXTRA: tl.constexpr, ROW: tl.constexpr, PART: tl.constexpr,
+    PAIRED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``dq [B, H, Tq, E]``, or, additive, ``dq`` and ``dvector [B, H, E2, padded]``, both zero
     before, the latter to be summed over the queries; ``delta``, ``shift`` (of the log-sum-exp),
@@ -193,8 +200,8 @@ def _of_keys_meet(
     KIND: tl.constexpr, E: tl.constexpr, EV: tl.constexpr, E2: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     RANGED: tl.constexpr, MASK: tl.constexpr, CAPPED: tl.constexpr,
-    GAUSS: tl.constexpr, DROP: tl.constexpr, EXTRA: tl.constexpr, PART: tl.constexpr, PAIRED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    GAUSS: tl.constexpr, DROP: tl.constexpr, EXTRA: tl.constexpr, PART: tl.constexpr,
+    PAIRED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     dk, dv = state
     (q_ptr, q_top_ptr, vector_ptr, first_ptr, last_ptr, mask_ptr, centre_ptr, width_ptr, shift_ptr,
@@ -324,11 +331,11 @@ def of_keys(
     for g in range(groups):
         h = kv * groups + g
         if RANGED:
-            at = seers_ptr + ((b * H + h) * blocks + tile) * 4
-            q_from = tl.load(at)
-            q_to = tl.load(at + 1)
-            all_from = tl.load(at + 2)
-            all_to = tl.load(at + 3)
+            seen_by = seers_ptr + ((b * H + h) * blocks + tile) * 4
+            q_from = tl.load(seen_by)
+            q_to = tl.load(seen_by + 1)
+            all_from = tl.load(seen_by + 2)
+            all_to = tl.load(seen_by + 3)
         for i in range(q_from, q_to):
             edge = (i < all_from) | (i >= all_to)
             dk, dv = _of_keys_meet(

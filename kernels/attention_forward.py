@@ -42,7 +42,8 @@ def _meet(
     KIND: tl.constexpr, E: tl.constexpr, EV: tl.constexpr, E2: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     MASK: tl.constexpr, CAPPED: tl.constexpr, POSITIVE: tl.constexpr,
-    GAUSS: tl.constexpr, DROP: tl.constexpr, PART: tl.constexpr, PAIRED: tl.constexpr, PRECISION: tl.constexpr,
+    GAUSS: tl.constexpr, DROP: tl.constexpr, PART: tl.constexpr, PAIRED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The queries meet one tile of keys."""
     total, l, m = state

@@ -106,8 +106,8 @@ def mask_gradient(
     KIND: tl.constexpr, E: tl.constexpr, EV: tl.constexpr, E2: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     RANGED: tl.constexpr, CAPPED: tl.constexpr, GAUSS: tl.constexpr, DROP: tl.constexpr,
-    EXTRA: tl.constexpr, OVER_T: tl.constexpr, OVER_S: tl.constexpr, PART: tl.constexpr, PAIRED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    EXTRA: tl.constexpr, OVER_T: tl.constexpr, OVER_S: tl.constexpr, PART: tl.constexpr,
+    PAIRED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``dmask [parts, mask_b, mask_h, Tq, Tk]``, to be summed over its parts; with OVER_T or OVER_S
     the mask has one row or column for all, and so has its gradient."""
@@ -144,7 +144,8 @@ def mask_gradient(
                 x, t, s, inside, sees, low, high = _tile(
                     b, h, q_tile, start, q_ptr, k_ptr, q_top_ptr, k_top_ptr, vector_ptr,
                     first_ptr, last_ptr, mask_ptr, strides, H, groups, Tq, Tk, scale, cap,
-                    KIND, E, E2, BLOCK_E, BLOCK_M, BLOCK_N, RANGED, 2, CAPPED, PART, PAIRED, PRECISION,
+                    KIND, E, E2, BLOCK_E, BLOCK_M, BLOCK_N, RANGED, 2, CAPPED, PART, PAIRED,
+                    PRECISION,
                 )  # fmt: skip
                 line = head * Tq + t
                 shift = tl.load(shift_ptr + line, mask=sees, other=INFINITY)[:, None]

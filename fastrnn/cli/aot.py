@@ -37,9 +37,11 @@ def main(argv: Sequence[str]) -> int:
               f"{'stack':>6}{'shared':>8}{'at once':>8}  matrix instructions")  # fmt: skip
         seen = set()
         for shape in shapes:
-            of_attention = isinstance(shape, attention_aot.Shape)
-            launches = attention_aot.launches if of_attention else aot.launches
-            for launch in launches(shape, device):  # type: ignore[operator]
+            if isinstance(shape, attention_aot.Shape):
+                launches = attention_aot.launches(shape, device)
+            else:
+                launches = aot.launches(shape, device)
+            for launch in launches:
                 key = (launch.kernel, launch.signature, launch.constants, launch.options)
                 if key in seen:
                     continue

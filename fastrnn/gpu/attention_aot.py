@@ -51,6 +51,7 @@ def launches(shape: Shape, device: Device) -> list[aot.Launch]:
     has = shape.options.__contains__
     ranges = [meta(*lines, dtype=torch.int32) for _ in range(2)]
     local = [meta(*lines, dtype=torch.float32) for _ in range(2)]
+    ranged, at_centres = has("ranges"), has("local")
     inputs = Inputs(
         shape.kind,
         meta(1, heads, queries, shape.E),
@@ -58,8 +59,10 @@ def launches(shape: Shape, device: Device) -> list[aot.Launch]:
         meta(1, shared, keys, shape.Ev),
         meta(1, heads, shape.E) if shape.kind == "additive" else None,
         meta(1, heads, queries, keys) if has("mask") else None,
-        *(ranges if has("ranges") else (None, None)),
-        *(local if has("local") else (None, None)),
+        ranges[0] if ranged else None,
+        ranges[1] if ranged else None,
+        local[0] if at_centres else None,
+        local[1] if at_centres else None,
         meta(dtype=torch.int64) if has("dropout") else None,
         heads, 0.125, 2.0 if has("softcap") else 0.0, 0.1 if has("dropout") else 0.0,
         WEIGHTS if has("weights") else 0,

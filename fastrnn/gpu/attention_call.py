@@ -145,7 +145,7 @@ class Call:
             "BLOCK_E": block(self.E) if not self.additive else 16,
             "BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "RANGED": self.ranged,
             "CAPPED": bool(self.inputs.softcap), "PAIRED": self.additive and PAIRED,
-            "PART": tiles.part, "PRECISION": self.precision, "GAUSS": self.inputs.centre is not None,
-            "DROP": self.inputs.dropout_p > 0, "num_warps": tiles.warps,
-            "num_stages": tiles.stages, "enable_fp_fusion": True,
+            "PART": tiles.part, "PRECISION": self.precision,
+            "GAUSS": self.inputs.centre is not None, "DROP": self.inputs.dropout_p > 0,
+            "num_warps": tiles.warps, "num_stages": tiles.stages, "enable_fp_fusion": True,
         }  # fmt: skip
