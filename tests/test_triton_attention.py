@@ -111,6 +111,12 @@ def test_grouped_heads(score):
     hold(Case(F32, score, 17, 33, 1, 4, 2, 4, 3, ("causal",)))
 
 
+@pytest.mark.parametrize("score", ["dot", "additive"])
+def test_sums_over_wide_heads_in_parts(score, tiles):
+    tiles(part=16)
+    hold(Case(F32, score, 17, 33, 1, 1, width=20, value_width=33, options=("window=9,20",)))
+
+
 def test_packed_sequences():
     hold(Case(F32, "dot", 40, 50, 1, 1, width=4, value_width=4, options=("cu_seqlens", "causal")))
 

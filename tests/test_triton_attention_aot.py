@@ -10,7 +10,7 @@ from test_triton_aot import compile_in_new_process
 from fastrnn.gpu.attention_plan import PASSES, Problem, choose, parts, splits
 from fastrnn.gpu.plan import A100, B200, H200, Device
 
-BF16, F32 = torch.bfloat16, torch.float32
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
 
 # --- the plan -------------------------------------------------------------------------------
@@ -29,6 +29,19 @@ def chosen(problem, device=H200):
 TABLE = [
     # dtype, kind, heads, groups, Tq, Tk, E, Ev, device, forward, of_queries, of_keys
     (BF16, "dot", 16, 1, 4096, 4096, 64, 64, H200, "128x128", "64x128", "64x128"),
+    (BF16, "dot", 16, 1, 4096, 4096, 64, 64, A100, "128x128", "64x64", "32x128"),
+    (BF16, "dot", 16, 1, 4096, 4096, 128, 128, H200, "128x64", "128x64", "32x128"),
+    (BF16, "dot", 16, 1, 4096, 4096, 128, 128, A100, "128x64", "64x64", "32x64"),
+    (F16, "dot", 16, 1, 4096, 4096, 96, 40, H200, "128x64", "128x64", "32x128"),
+    (BF16, "dot", 16, 1, 4096, 4096, 256, 256, H200, "128x64", "64x32", "16x64"),
+    (BF16, "dot", 16, 1, 1, 4096, 128, 128, H200, "1x64 in 16", "1x32", "1x32"),
+    (BF16, "dot", 16, 8, 1, 4096, 128, 128, H200, "16x64 together in 16", "1x32", "1x32"),
+    (BF16, "dot", 64, 1, 1, 300, 64, 64, H200, "1x64", "1x32", "1x32"),
+    (BF16, "dot", 16, 1, 64, 64, 64, 64, H200, "64x64", "64x128", "64x128"),
+    (F32, "dot", 16, 1, 4096, 4096, 64, 64, H200, "64x32", "32x64", "32x64"),
+    (F32, "dot", 16, 1, 4096, 4096, 256, 256, H200, "32x32", "32x32", "16x32"),
+    (BF16, "additive", 16, 1, 128, 128, 256, 256, H200, "32x64", "32x64", "32x64"),
+    (F32, "additive", 16, 1, 1, 4096, 256, 64, H200, "1x64 in 16", "1x64", "1x64"),
 ]
 
 

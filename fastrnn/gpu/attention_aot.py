@@ -88,6 +88,7 @@ def representative() -> list[Shape]:
         Shape("dot", bf16, 64, 64, options=("dropout", "weights")),
         Shape("dot", bf16, 64, 64, options=("ranges", "local")),
         Shape("dot", bf16, 128, 128, Tq=1),
+        Shape("dot", bf16, 128, 128, Tq=40),
         Shape("dot", bf16, 128, 128, Tq=1, groups=8),
         Shape("additive", bf16, 256, 128),
         Shape("additive", f32, 256, 256, options=("ranges",)),

@@ -13,6 +13,7 @@ import torch
 
 from .plan import Device, power_of_2
 
+_PART = 32
 PASSES = ("forward", "of_queries", "of_keys", "matrix", "mask_gradient")
 
 
@@ -64,58 +65,80 @@ def _choose(p: Problem, device: Device, which: str) -> Tiles:
     if which == "forward":
         return _forward(p, device, wide)
     if which in ("matrix", "mask_gradient"):
-        side = 64 if _bytes(p) == 2 or wide <= 64 else 32
-        return Tiles(side, side, 4, 1, f"{side} x {side} numbers to write or to sum")
+        if _bytes(p) == 4 and wide > 64:
+            return Tiles(32, 32, 4, 1, "a square to write or to sum, in parts", part=_PART)
+        return Tiles(64, 64, 4, 1, "a square to write or to sum")
     return _backward(p, device, wide, which)
 
 
 def _forward(p: Problem, device: Device, wide: int) -> Tiles:
     rows = p.Tq * p.groups
-    if rows <= 64 and p.Tk > p.Tq:
+    if rows <= 64:
         together = p.groups > 1
         m = 1 if rows == 1 else 64 if rows > 32 else 32 if rows > 16 else 16
         n = 64 if _bytes(p) == 2 and wide <= 128 else 32
         programs = p.heads // p.groups if together else p.heads
         why = "one query" if rows == 1 else f"{rows} queries of the heads that share keys"
-        return Tiles(m, n, 4, 2, why, together, splits(programs, p.Tk, n, device))
+        part = _PART if m > 1 and _split(p) and wide > 64 else 0
+        number = splits(programs, p.Tk, n, device)
+        return Tiles(m, n, 4, 1 if part else 2, why, together, number, part)
     if _bytes(p) == 2:
         if wide <= 64 and not p.extras:
             return Tiles(128, 128, 8, 3, "narrow: as many keys as queries")
         if wide <= 128:
             return Tiles(128, 64, 8, 3, "fewer keys, for three stages of them")
+        if device.capability < (9, 0):
+            return Tiles(64, 32, 8, 2, "256 wide, the queries in registers")
         return Tiles(128, 64, 8, 2, "256 wide: two stages of keys fill the shared memory")
     if wide <= 64:
-        return Tiles(64, 64, 4, 2, "float32, narrow")
-    if wide <= 128:
-        return Tiles(64, 32, 4, 2, "float32, 128 wide")
-    return Tiles(32, 32, 4, 1, "float32, 256 wide")
+        return Tiles(64, 32, 4, 2, "float32, narrow")
+    return _float32(p, wide, 32)
 
 
 def _backward(p: Problem, device: Device, wide: int, which: str) -> Tiles:
-    if p.Tq == 1:
-        return Tiles(1, 32, 4, 1, "one query")
     of_keys = which == "of_keys"
-    if _bytes(p) == 2:
+    if p.Tq == 1:
+        return Tiles(1, 16 if wide > 128 else 32, 4, 1, "one query")
+    if _bytes(p) == 4:
         if wide <= 64:
-            if p.extras:
-                return Tiles(32 if of_keys else 64, 64, 4, 2, "narrow, with more to each number")
-            return Tiles(64, 128, 8, 2, "narrow")
-        if wide <= 128:
-            if of_keys:
-                keys = 64 if p.extras else 128
-                return Tiles(32, keys, 8, 2, "both sums of a key held: few queries")
-            return Tiles(64 if p.extras else 128, 64, 8, 2, "128 wide")
-        return Tiles(16, 64, 8, 2, "256 wide") if of_keys else Tiles(64, 32, 8, 2, "256 wide")
+            return Tiles(32, 64, 4, 1, "float32, narrow")
+        return _float32(p, wide, 16 if of_keys else 32)
+    # From Hopper on matrix units read both operands from shared memory; before, from registers.
+    from_memory = device.capability >= (9, 0)
     if wide <= 64:
-        return Tiles(32, 64, 4, 1, "float32, narrow")
-    return Tiles(32, 32, 4, 1, "float32, wide")
+        if p.extras:
+            return Tiles(32 if of_keys else 64, 64, 4, 2, "narrow, with more to each number")
+        if from_memory:
+            return Tiles(64, 128, 8, 2, "narrow")
+        if of_keys:
+            return Tiles(32, 128, 8, 2, "narrow, operands in registers")
+        return Tiles(64, 64, 4, 2, "narrow, operands in registers")
+    if wide <= 128:
+        if of_keys:
+            keys = 128 if from_memory and not p.extras else 64
+            return Tiles(32, keys, 8, 2, "both sums of a key held: few queries")
+        queries = 128 if from_memory and not p.extras else 64
+        return Tiles(queries, 64, 8, 2, "128 wide")
+    return Tiles(16, 64, 8, 2, "256 wide") if of_keys else Tiles(64, 32, 8, 2, "256 wide")
+
+
+def _float32(p: Problem, wide: int, queries: int) -> Tiles:
+    """Products of float32 keep operands in registers, in three as two numbers each."""
+    warps = 4 if wide <= 128 else 8
+    if _split(p) or wide > 128:
+        return Tiles(queries, 32, warps, 1, "float32, wide: sums in parts", part=_PART)
+    return Tiles(32, 32, warps, 1, "float32, wide")
 
 
 def _additive(p: Problem, device: Device, which: str) -> Tiles:
-    if which in ("forward", "of_queries", "of_keys") and p.Tq <= 8:
-        n = 64 if block(p.Ev) <= 128 else 32
+    wide = block(p.Ev)
+    if which in PASSES[:3] and p.Tq <= 8:
+        n = 64 if wide <= 128 else 16 if which == "of_keys" else 32
         divide = splits(p.heads * p.Tq, p.Tk, n, device) if which == "forward" else 1
         return Tiles(1, n, 4, 1, "few queries: tanh for no others", splits=divide)
+    if _bytes(p) == 4 and wide > 64:
+        queries = 16 if which == "of_keys" else 32
+        return Tiles(queries, 32, 8, 1, "wide values of float32: sums in parts", part=_PART)
     return Tiles(32, 64, 4, 1, "tanh bounds it: any tile that fills the matrix units")
 
 
@@ -163,3 +186,8 @@ def parts(own: int, shared: int) -> int:
 
 def _bytes(p: Problem) -> int:
     return 4 if p.dtype == torch.float32 else 2
+
+
+def _split(p: Problem) -> bool:
+    """Whether each number of a product is two."""
+    return p.dtype == torch.float32 and p.precision == "tf32x3"
