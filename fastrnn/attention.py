@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import attention_cpp, attention_fold, backends, operators, reference_attention
+from . import attention_cpp, attention_fold, backends, gpu, operators, reference_attention
 from .reference_attention import Inputs
 from .scores import ScoreSpec
 
@@ -27,10 +27,14 @@ def attention(
         RuntimeError: the backend asked for cannot serve.
     """
     query = inputs.query
-    name = backends.choose(spec, query.device, query.dtype, backends.requested(backend))
+    widths = (query.shape[3], inputs.value.shape[3])
+    name = backends.choose(
+        spec, query.device, query.dtype, backends.requested(backend), widths=widths
+    )
     if name == "reference":
         return reference_attention.attention(inputs)
-    out, lse, found = _attention(*inputs)
+    with gpu.interpreting(name == "triton"):
+        out, lse, found = _attention(*inputs)
     return out, lse, found
 
 
@@ -38,7 +42,12 @@ def attention(
 
 
 def _kernel(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
-    return attention_cpp.attention(Inputs(*arguments))
+    inputs = Inputs(*arguments)
+    if gpu.serves(inputs.query):
+        from .gpu import attention as gpu_attention
+
+        return gpu_attention.attention(inputs)
+    return attention_cpp.attention(inputs)
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -49,7 +58,12 @@ _INPUTS = len(Inputs._fields)
 
 
 def _kernel_backward(*arguments: Any) -> list[Tensor]:
-    return attention_cpp.attention_backward(Inputs(*arguments[:_INPUTS]), *arguments[_INPUTS:])
+    inputs = Inputs(*arguments[:_INPUTS])
+    if gpu.serves(inputs.query):
+        from .gpu import attention as gpu_attention
+
+        return gpu_attention.attention_backward(inputs, *arguments[_INPUTS:])
+    return attention_cpp.attention_backward(inputs, *arguments[_INPUTS:])
 
 
 def _fake_backward(*arguments: Any) -> list[Tensor]:
@@ -61,7 +75,7 @@ def _fake_backward(*arguments: Any) -> list[Tensor]:
 
 def _keep(arguments: Sequence[Any], results: Sequence[Any]) -> list[Any]:
     out, lse, found = results
-    return [*arguments, out, lse, found]
+    return [*arguments, out, lse, found, gpu.interprets()]
 
 
 def _backward(
@@ -71,13 +85,16 @@ def _backward(
     grad_lse: Tensor | None,
     grad_found: Sequence[Tensor | None],
 ) -> list[Any]:
-    *arguments, out, lse, found = kept
+    *arguments, out, lse, found, interpreted = kept
     inputs = Inputs(*arguments)
     if grad_out is None:
         grad_out = torch.zeros_like(out)
     extra = [grad for grad in grad_found if grad is not None]
     with_mask = bool(needs[Inputs._fields.index("mask")])
-    gradients = _attention_backward(*inputs, out, lse, found, grad_out, grad_lse, extra, with_mask)
+    with gpu.interpreting(interpreted):
+        gradients = _attention_backward(
+            *inputs, out, lse, found, grad_out, grad_lse, extra, with_mask
+        )
     return _place(inputs, gradients, with_mask)
 
 

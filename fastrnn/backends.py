@@ -15,6 +15,7 @@ import torch
 
 from . import attention_cpp, cpp, gpu
 from .cells import CELLS, CellSpec
+from .gpu import attention_serves
 from .options import PLAIN, Options
 from .scores import SCORES, ScoreSpec
 
@@ -31,6 +32,7 @@ class Backend(NamedTuple):
         device: torch.device,
         dtype: torch.dtype,
         options: Options = PLAIN,
+        widths: tuple[int, int] | None = None,
     ) -> str | None:
         if self.name == "cpp":
             if isinstance(spec, ScoreSpec):
@@ -38,7 +40,7 @@ class Backend(NamedTuple):
             return cpp.why_not(spec, device, dtype, options)
         if self.name == "triton":
             if isinstance(spec, ScoreSpec):
-                return "its attention kernels are not written yet"
+                return attention_serves.why_not(spec.kind, device, dtype, widths)
             return gpu.why_not(spec, device, dtype, options)
         return None
 
@@ -104,10 +106,13 @@ def choose(
     dtype: torch.dtype,
     name: str | None,
     options: Options = PLAIN,
+    widths: tuple[int, int] | None = None,
 ) -> str:
     """The name of the backend that serves a scan with these options, or an attention.
 
     ``name`` is the one asked for, if any.
+
+    ``widths`` are those of attention's keys and values.
 
     Raises:
         RuntimeError: the backend asked for cannot serve; the text says why.
@@ -117,7 +122,7 @@ def choose(
             continue
         if name is None and backend.devices == "cuda" and device.type != "cuda":
             continue  # Triton's interpreter serves whoever asks for it
-        reason = backend.why_not(spec, device, dtype, options)
+        reason = backend.why_not(spec, device, dtype, options, widths)
         if reason is None:
             return backend.name
         if name is not None:

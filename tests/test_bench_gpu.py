@@ -29,11 +29,14 @@ def test_dry_run(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "report" / "results.json").read_text())
-    assert report["checks"] == {"count": 3 + 7, "faults": []}
+    assert report["checks"] == {"count": 3 + 7 + 2, "faults": []}
     assert len(report["results"]) == 8 and all("ratio" in each for each in report["results"])
     text = (tmp_path / "report" / "README.md").read_text()
     assert "the figures below mean nothing" in text
     assert (tmp_path / "report" / "speedup.png").exists()
+    attention = json.loads((tmp_path / "report" / "attention.json").read_text())
+    assert len(attention["results"]) == 4 and all("ratios" in each for each in attention["results"])
+    assert "mean nothing" in (tmp_path / "report" / "attention.md").read_text()
 
 
 def test_the_time_budget_is_kept(monkeypatch):

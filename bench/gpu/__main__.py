@@ -47,25 +47,32 @@ def main() -> int:
 
 
 def small_checks(device: object) -> int:
-    from . import checks
+    from . import attention_checks, checks
 
-    _, faults = checks.run_all(checks.for_a_dry_run(), device, time.monotonic() + 200, print)  # type: ignore[arg-type]
-    return 1 if faults else 0
+    end = time.monotonic() + 200
+    _, faults = checks.run_all(checks.for_a_dry_run(), device, end, print)  # type: ignore[arg-type]
+    _, more = attention_checks.run_all(attention_checks.for_a_dry_run(), device, end, print)  # type: ignore[arg-type]
+    return 1 if faults or more else 0
 
 
 def warm(options: argparse.Namespace, device: object) -> int:
     """Compile, by running once, every n-th of the cases from the i-th on."""
+    from . import attention
     from .cases import cases, for_a_dry_run
     from .layers import build
 
     index, count = map(int, options.warm.split("/"))
     end = time.monotonic() + options.seconds
-    for case in (for_a_dry_run() if options.dry_run else cases())[index::count]:
+    of_attention = attention.for_a_dry_run() if options.dry_run else attention.cases()
+    of_layers = for_a_dry_run() if options.dry_run else cases()
+    work = [(attention.build, case) for case in of_attention]
+    work += [(build, case) for case in of_layers]  # type: ignore[misc]
+    for make, case in work[index::count]:
         if time.monotonic() > end:
             break
         for training in (False, True):
             try:
-                build(case, device, training)["fastrnn"]()  # type: ignore[arg-type]
+                make(case, device, training)["fastrnn"]()  # type: ignore[arg-type]
             except Exception as error:  # the measurement will meet it again, and tell
                 print(f"warm: {case}: {error}", file=sys.stderr)
     return 0
@@ -74,7 +81,7 @@ def warm(options: argparse.Namespace, device: object) -> int:
 def everything(options: argparse.Namespace, device: object, start: float) -> int:
     import torch
 
-    from . import checks, report, speed
+    from . import attention, attention_checks, checks, report, speed
     from .cases import cases, for_a_dry_run
 
     dry = options.dry_run
@@ -106,6 +113,11 @@ def everything(options: argparse.Namespace, device: object, start: float) -> int
 
         more, problems = behaviour.run_all(device, start + 0.45 * share, say)  # type: ignore[arg-type]
         count, faults = count + more, faults + problems
+        which_attention = attention_checks.for_a_dry_run() if dry else attention_checks.checks()
+        more, attention_faults = attention_checks.run_all(
+            which_attention, device, start + 0.52 * share, say,  # type: ignore[arg-type]
+        )  # fmt: skip
+        count, faults = count + more, faults + attention_faults
         print("soak", flush=True)
         problem = checks.soak(device, 1 if dry else 0.04 * share)  # type: ignore[arg-type]
         faults += [f"soak: {problem}"] * (problem is not None)
@@ -118,6 +130,15 @@ def everything(options: argparse.Namespace, device: object, start: float) -> int
         for helper in helpers:
             helper.kill()
             helper.wait()
+
+    of_attention = attention.measure(
+        attention.for_a_dry_run() if dry else attention.cases(),
+        device,  # type: ignore[arg-type]
+        start + 0.75 * share,
+        say,
+    )
+    attention.write(out, machine, of_attention)
+    faults += [f"{each['case']}: {each['error']}" for each in of_attention if "error" in each]
 
     found: list[dict[str, object]] = []
     summary = {"count": count, "faults": faults}

@@ -18,14 +18,18 @@ def main(argv: Sequence[str]) -> int:
     if importlib.util.find_spec("triton") is None:
         print("Triton is not installed: pip install 'fastrnn[gpu]'", file=sys.stderr)
         return 2
-    from fastrnn.gpu import aot
+    from fastrnn.gpu import aot, attention_aot
 
     parser = argparse.ArgumentParser(prog="python -m fastrnn aot", description=__doc__)
     parser.add_argument("--targets", default=",".join(aot.TARGETS), help="default: %(default)s")
     parser.add_argument("--grid", action="store_true", help="all shapes of the benchmark's grid")
     parser.add_argument("--only", default="", help='shapes that contain this, as "lstm bfloat16"')
     options = parser.parse_args(argv)
-    shapes = aot.of_the_grid() if options.grid else aot.representative()
+    shapes: list[aot.Shape | attention_aot.Shape]
+    if options.grid:
+        shapes = [*aot.of_the_grid()]
+    else:
+        shapes = [*aot.representative(), *attention_aot.representative()]
     shapes = [shape for shape in shapes if options.only in str(shape)]
     status = 0
     for target in options.targets.split(","):
@@ -37,7 +41,11 @@ def main(argv: Sequence[str]) -> int:
               f"{'stack':>6}{'shared':>8}{'at once':>8}  matrix instructions")  # fmt: skip
         seen = set()
         for shape in shapes:
-            for launch in aot.launches(shape, device):
+            if isinstance(shape, attention_aot.Shape):
+                launches = attention_aot.launches(shape, device)
+            else:
+                launches = aot.launches(shape, device)
+            for launch in launches:
                 key = (launch.kernel, launch.signature, launch.constants, launch.options)
                 if key in seen:
                     continue

@@ -34,7 +34,7 @@ TARGETS = {"sm_80": A100, "sm_90": H200, "sm_100": B200}
 
 _TYPES = {
     torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16",
-    torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64",
+    torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64", torch.uint8: "*u8",
 }  # fmt: skip
 _MATRIX = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -73,6 +73,7 @@ class Launch:
     signature: tuple[tuple[str, str], ...]
     constants: tuple[tuple[str, Any], ...]
     options: tuple[tuple[str, Any], ...]
+    aligned: tuple[str, ...]  # what is a multiple of 16, as far as the launcher looks
 
 
 @dataclass(frozen=True)
@@ -102,19 +103,27 @@ def _recorded() -> Iterator[list[Launch]]:
     def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
         given = dict(zip(self.arg_names, args, strict=False)) | kwargs
-        signature, constants = [], []
+        signature, constants, aligned = [], [], []
         for parameter in self.params:
             name, value = parameter.name, given[parameter.name]
             if parameter.is_constexpr:
                 signature.append((name, "constexpr"))
                 constants.append((name, value))
             elif isinstance(value, Tensor):
+                # Torch's memory is aligned, and so are the rows that matter.
                 signature.append((name, _TYPES[value.dtype]))
+                aligned.append(name)
+            elif isinstance(value, float):
+                signature.append((name, "fp32"))
+            elif value == 1 and not parameter.do_not_specialize:
+                signature.append((name, "constexpr"))
+                constants.append((name, value))
             else:
                 signature.append((name, "i32"))
-        launches.append(
-            Launch(self, grid, tuple(signature), tuple(constants), tuple(options.items()))
-        )
+                if value % 16 == 0 and not parameter.do_not_specialize:
+                    aligned.append(name)
+        fixed = (tuple(each) for each in (signature, constants, options.items(), aligned))
+        launches.append(Launch(self, grid, *fixed))
 
     JITFunction.run = record
     try:
@@ -159,12 +168,7 @@ def compiled(launch: Launch, device: Device) -> Report:
     kernel = launch.kernel
     index = {name: i for i, name in enumerate(kernel.arg_names)}
     constants = {(index[name],): value for name, value in launch.constants}
-    # Torch's memory is aligned, and so are the rows that matter: the launcher sees the same.
-    aligned = {
-        (index[name],): [["tt.divisibility", 16]]
-        for name, kind in launch.signature
-        if kind.startswith("*")
-    }
+    aligned = {(index[name],): [["tt.divisibility", 16]] for name in launch.aligned}
     source = ASTSource(kernel, dict(launch.signature), constants, aligned)
     options = dict(launch.options)
     major, minor = device.capability
