@@ -8,6 +8,9 @@ from .decoder import Decoder, DecoderState
 from .encoder import Encoded, Encoder, reverse
 from .encoder_decoder import EncoderDecoder
 from .greedy import Step, greedy
+from .pointer_network import PointerNetwork, PointerState
+from .positions import sinusoids
+from .transformer import Transformer, TransformerLayer, TransformerState
 
 __all__ = [
     "Beams",
@@ -16,9 +19,15 @@ __all__ = [
     "Encoded",
     "Encoder",
     "EncoderDecoder",
+    "PointerNetwork",
+    "PointerState",
     "Step",
+    "Transformer",
+    "TransformerLayer",
+    "TransformerState",
     "beam_search",
     "greedy",
     "reverse",
     "select_rows",
+    "sinusoids",
 ]

@@ -42,9 +42,7 @@ class EncoderDecoder(nn.Module):
         logits, _, weights = self.decoder(previous, self.start(source, lengths), need_weights)
         return logits, weights
 
-    def scheduled(
-        self, source: Tensor, lengths: Tensor, previous: Tensor, truth: float
-    ) -> Tensor:
+    def scheduled(self, source: Tensor, lengths: Tensor, previous: Tensor, truth: float) -> Tensor:
         """Scheduled sampling: with probability ``truth`` the target, else what was drawn.
 
         What the model would have written is drawn from its own distribution, and no gradient
