@@ -8,6 +8,7 @@ from .decoder import Decoder, DecoderState
 from .encoder import Encoded, Encoder, reverse
 from .encoder_decoder import EncoderDecoder
 from .greedy import Step, greedy
+from .picture_encoder import PictureEncoder
 from .pointer_network import PointerNetwork, PointerState
 from .positions import sinusoids
 from .transformer import Transformer, TransformerLayer, TransformerState
@@ -19,6 +20,7 @@ __all__ = [
     "Encoded",
     "Encoder",
     "EncoderDecoder",
+    "PictureEncoder",
     "PointerNetwork",
     "PointerState",
     "Step",
