@@ -54,7 +54,7 @@ def compose(
 
     # The digits in front, in the order of their cells, then ends.
     said = labels[chosen.to(labels.device)].masked_fill(~filled.to(labels.device), END)
-    first = (~filled).long().to(labels.device).argsort(1, stable=True)
+    first = (~filled).long().to(labels.device).argsort(dim=1, stable=True)
     said = said.gather(1, first)[:, : MOST + 1]
     return pictures, nn.functional.pad(said, (1, 0), value=START)
 
