@@ -11,6 +11,7 @@ from .greedy import Step, greedy
 from .picture_encoder import PictureEncoder
 from .pointer_network import PointerNetwork, PointerState
 from .positions import sinusoids
+from .state_space import StateSpace
 from .transformer import Transformer, TransformerLayer, TransformerState
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "PictureEncoder",
     "PointerNetwork",
     "PointerState",
+    "StateSpace",
     "Step",
     "Transformer",
     "TransformerLayer",
