@@ -4,7 +4,7 @@ Two symbols are shown, a long blank follows, then they have to be told. How much
 gradient reaches the step k before it is measured at initialisation and after training; the same
 task is learnt by backpropagation through all steps and truncated to windows of 25:
 
-    python examples/gradients.py [--steps 500 --hidden 64 --layers torch]
+    python examples/gradients.py [--steps 1600 --hidden 64 --layers torch]
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def run(options: Options) -> Result:
         before[name] = norms(model, options)
         if name in ("RNN, radius 1", "LSTM", "GRU"):
             result.comparisons[cell] = compare(model, batch, loss, options)
-        rate = 1e-3 if cell == "RNN" else 1e-2
+        rate = 1e-3 if cell == "RNN" else 2e-2
         result.losses[name] = fit(model, batch, loss, options, name, rate=rate)
         after[name] = norms(model, options)
         with torch.no_grad():
@@ -159,4 +159,4 @@ def exponent(found: dict[str, Tensor], radius: float) -> float:
 
 
 if __name__ == "__main__":
-    main(run, steps=500, hidden=64)
+    main(run, steps=1600, hidden=64)

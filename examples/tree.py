@@ -148,7 +148,7 @@ def run(options: Options) -> Result:
     with picture(options, 1, 2, (10, 3.6)) as axes:
         for name in models:
             axes[0, 0].plot(result.losses[name], label=f"over the {name}", linewidth=0.8)
-            axes[0, 1].plot(tests, [100 * a for a in found[name].values()], "o-", label=name)
+            axes[0, 1].plot(list(tests), [100 * a for a in found[name].values()], "o-", label=name)
         axes[0, 0].set(xlabel="step", ylabel="training loss, nats")
         axes[0, 0].legend()
         axes[0, 1].axvspan(DEPTH + 0.5, DEEPEST + 0.2, color="gray", alpha=0.2)
