@@ -2,7 +2,8 @@
 
 A pointer network reads random points of the unit square, in no order, and its answer is a list of
 places in what it read. It learns from exact answers: hulls of 5 to 20 points (from the leftmost
-corner, against the clock), shortest tours of 5 to 10 (by dynamic programming). Judged on new points:
+corner, against the clock), shortest tours of 5 to 10 (by dynamic programming), and is judged on new
+points:
 
     python examples/pointer.py [--steps 800 --hidden 128 --layers torch]
 """

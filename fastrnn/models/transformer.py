@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..modules import MultiheadAttention
+from .beam_search import select_rows
 from .positions import sinusoids
 
 __all__ = ["Transformer", "TransformerLayer", "TransformerState"]
@@ -102,8 +103,7 @@ class TransformerState(NamedTuple):
 class Transformer(nn.Module):
     """Reads one sequence of tokens and writes another (Vaswani et al. 2017).
 
-    Embeddings are multiplied by the root of their width, and sinusoidal positions added. The
-    states' rows come first, so `beam_search` needs no ``select``.
+    Embeddings are multiplied by the root of their width, and sinusoidal positions added.
 
     Args:
         vocabulary: number of tokens V, of both sequences.
@@ -184,6 +184,11 @@ class Transformer(nn.Module):
             past.append(seen)
         logits = self.output(self.norm_output(x.squeeze(1)))
         return torch.log_softmax(logits, -1), state._replace(past=tuple(past))
+
+    @staticmethod
+    def select(state: TransformerState, rows: Tensor) -> TransformerState:
+        """The state of these rows of the batch."""
+        return select_rows(state, rows)
 
     def _embed(self, embedding: nn.Module, tokens: Tensor, start: int) -> Tensor:
         vectors = embedding(tokens) * math.sqrt(self.size)
