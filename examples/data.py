@@ -15,16 +15,23 @@ from torch import Tensor
 
 
 def manual() -> tuple[list[str], list[str]]:
-    """Paragraphs of the manual, for training and (every tenth) held out.
+    """Paragraphs of the manual, for training and (every tenth topic) held out.
 
-    Its topics quote one another at length: a paragraph is kept once, so that none of those
-    held out was trained on.
+    Topics quote one another at length: a paragraph is kept once, and none of those held out is
+    trained on.
     """
-    text = "\n\n".join(topics[name] for name in sorted(topics))
-    paragraphs = list(dict.fromkeys(text.split("\n\n")))
-    paragraphs = [paragraph for paragraph in paragraphs if paragraph.strip()]
-    held_out = paragraphs[5::10]
-    return [p for i, p in enumerate(paragraphs) if i % 10 != 5], held_out
+    names = sorted(topics)
+    held_out = names[5::10]
+    seen: set[str] = set()
+
+    def paragraphs(of: list[str]) -> list[str]:
+        found = [paragraph for name in of for paragraph in topics[name].split("\n\n")]
+        new = [p for p in dict.fromkeys(found) if p.strip() and p not in seen]
+        seen.update(new)
+        return new
+
+    kept = paragraphs(held_out)
+    return paragraphs([name for name in names if name not in held_out]), kept
 
 
 def sources() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

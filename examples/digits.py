@@ -53,12 +53,8 @@ def run(options: Options) -> Result:
     test_images, test_labels = test_images.to(options.device), test_labels.to(options.device)
 
     def batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """64 digits, each shifted by up to a point, as a scanner might."""
         drawn = torch.randint(len(labels), (64,), generator=generator)
-        down, right = torch.randint(-1, 2, (2,), generator=generator).tolist()
-        padded = nn.functional.pad(images[drawn], (1, 1, 1, 1))
-        shifted = padded[:, 1 + down : 9 + down, 1 + right : 9 + right]
-        return shifted, labels[drawn]
+        return images[drawn], labels[drawn]
 
     result, rows = Result(), []
     accuracies: dict[str, float] = {}
@@ -69,7 +65,7 @@ def run(options: Options) -> Result:
             model = build(options, lambda k=kind, b=bidirectional: Reader(k, options.hidden, b))  # type: ignore[misc]
             if not bidirectional:
                 result.comparisons[kind] = compare(model, batch, loss, options)
-            result.losses[name] = fit(model, batch, loss, options, name)
+            result.losses[name] = fit(model, batch, loss, options, name, rate=1e-2)
             guessed = predict(model, test_images)
             right = guessed == test_labels
             accuracies[name] = right.double().mean().item()
