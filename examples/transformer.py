@@ -49,6 +49,7 @@ VARIANTS = (
     Variant("back: 2 layers, 4 heads", 2, 4, back=True),
     Variant("back: GRU, additive attention", 0, 1, rate=1e-2, back=True),
 )
+DRAWN = ("2 layers, 4 heads", "GRU, additive attention", "back: 2 layers, 4 heads")
 
 
 def loss(model: Transformer | EncoderDecoder, batch: Pairs) -> Tensor:
@@ -87,11 +88,7 @@ def run(options: Options) -> Result:
     with picture(options, 2, 2, (11, 7)) as axes:
         lines = {name: found for name, found in scores.items() if not name.startswith("back")}
         draw_lengths(axes[0, 0], lines)
-        for axis, name in zip(
-            axes.flat[1:],
-            ("2 layers, 4 heads", "GRU, additive attention", "back: 2 layers, 4 heads"),
-            strict=True,
-        ):
+        for axis, name in zip(axes.flat[1:], DRAWN, strict=False):
             draw_weights(axis, name, looked[name])
     return result
 
