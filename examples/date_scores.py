@@ -13,7 +13,7 @@ from dates import END, PAD, START, Pairs, decode
 from fastrnn.models import beam_search, greedy
 
 # Letters of the source: of each class the least, and one more than the most.
-LENGTHS = ((0, 15), (15, 25), (25, 35), (35, 45), (45, 99))
+LENGTHS = ((0, 15), (15, 25), (25, 35), (35, 45), (45, 65))
 BEAMS = 4
 
 
@@ -119,4 +119,4 @@ def draw_lengths(axis: Any, scores: dict[str, Score], dashed: Sequence[str] = ()
         )  # fmt: skip
     axis.set_xticks(range(len(LENGTHS)), [f"{low}–{high - 1}" for low, high in LENGTHS])
     axis.set(xlabel="letters of the source", ylabel="% right", ylim=(-4, 104))
-    axis.legend(fontsize=7, loc="center left")
+    axis.legend(fontsize=7, loc="best")

@@ -154,10 +154,10 @@ def run(options: Options) -> Result:
         Metric("tour over the shortest, worst of 5 to 10 cities", worst, 1.1, False)
     )
     with picture(options, 2, 4, (11, 5.8)) as axes:
-        for axis, n in zip(axes[0], (5, 10, 15, 20), strict=True):
-            draw(axis, models["hull"], *tests["hull"][n], f"hull of {n}")
-        for axis, n in zip(axes[1], (5, 7, 9, 10), strict=True):
-            draw(axis, models["tour"], *tests["tour"][n], f"tour of {n}")
+        for name, sizes, row in zip(models, (HULLS, TOURS), axes, strict=True):
+            for i, axis in enumerate(row):
+                n = sizes[i * (len(sizes) - 1) // 3]
+                draw(axis, models[name], *tests[name][n], f"{name} of {n}")
     return result
 
 

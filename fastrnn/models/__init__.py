@@ -8,8 +8,10 @@ from .decoder import Decoder, DecoderState
 from .encoder import Encoded, Encoder, reverse
 from .encoder_decoder import EncoderDecoder
 from .greedy import Step, greedy
+from .picture_encoder import PictureEncoder
 from .pointer_network import PointerNetwork, PointerState
 from .positions import sinusoids
+from .state_space import StateSpace
 from .transformer import Transformer, TransformerLayer, TransformerState
 
 __all__ = [
@@ -19,8 +21,10 @@ __all__ = [
     "Encoded",
     "Encoder",
     "EncoderDecoder",
+    "PictureEncoder",
     "PointerNetwork",
     "PointerState",
+    "StateSpace",
     "Step",
     "Transformer",
     "TransformerLayer",

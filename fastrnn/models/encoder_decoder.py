@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .decoder import Decoder, DecoderState
 from .encoder import Encoder
+from .picture_encoder import PictureEncoder
 
 __all__ = ["EncoderDecoder"]
 
@@ -22,7 +23,7 @@ class EncoderDecoder(nn.Module):
     >>> tokens, _ = greedy(model.step, state, START, END, rows=len(source), limit=20)
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+    def __init__(self, encoder: Encoder | PictureEncoder, decoder: Decoder) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
 
@@ -32,7 +33,7 @@ class EncoderDecoder(nn.Module):
         """Teacher forcing: every step is told what should have been written before it.
 
         Args:
-            source: ``[B, Tk]`` int64, and its lengths ``[B]``.
+            source, lengths: what the encoder reads: ``[B, Tk]`` int64 and ``[B]``.
             previous: ``[B, Tq]`` int64: the target, one step late.
             need_weights: whether to return the attention's weights.
 
