@@ -39,7 +39,7 @@ def page(records: Sequence[dict[str, Any]]) -> str:
         "same batches, both in turn in one process. What each program is: [docs/systems.md]"
         "(../docs/systems.md).",
         "",
-        "| program | figure | value | goal | reached | × torch | seconds | date | machine |",
+        "| program | figure | value | goal | reached | × torch | core seconds | date | machine |",
         "| --- | --- | ---: | --- | --- | --- | ---: | --- | --- |",
     ]
     for found in records:
