@@ -143,7 +143,9 @@ def run(options: Options) -> Result:
     )
     model = build(options, lambda: make(options.hidden))
     result = Result()
-    result.comparisons["LSTM, additive attention"] = compare(model, batch, loss, options, steps=10)
+    result.comparisons["LSTM, additive attention"] = compare(
+        model, batch, loss, options, seconds=3.0
+    )
     result.losses["captioning"] = fit(model, batch, loss, options, "captioning", rate=4e-3)
 
     found = {"greedy": right(write(model, pictures), said),

@@ -132,7 +132,7 @@ def run(options: Options) -> Result:
         model = build(options, lambda v=variant: v.make(options.hidden))  # type: ignore[misc]
         batch = batches(train, variant.told)
         if name in ("context both ways", "state and output, free running"):
-            result.comparisons[name] = compare(model, batch, loss, options, steps=7, rate=1e-2)
+            result.comparisons[name] = compare(model, batch, loss, options, seconds=3.0, rate=1e-2)
         # Steps told are one call, steps run freely one call each.
         result.losses[name] = fit(model, batch, loss, options, name, rate=1e-2)
         seen = OBSERVED if variant.told else 0

@@ -139,7 +139,7 @@ def run(options: Options) -> Result:
         steps = options.steps * (1 if variant.attention else FIXED)
         batch = batches(train, steps, variant.scheduled)
         if name in ("fixed context", "additive"):
-            result.comparisons[name] = compare(model, batch, loss, options, steps=10, rate=1e-2)
+            result.comparisons[name] = compare(model, batch, loss, options, seconds=3.0, rate=1e-2)
         result.losses[name] = fit(model, batch, loss, options, name, steps=steps, rate=1e-2)
         scores[name] = score(model, test)
         if variant.attention is not None:

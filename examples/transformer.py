@@ -1,7 +1,7 @@
 """Write a date's phrase in ISO form, and back, with attention alone.
 
-The task of `seq2seq`, the same days held out, the same table: a Transformer of one layer and of two, of
-`fastrnn.MultiheadAttention` and sinusoidal positions, beside it the recurrent model with additive
+The task of `seq2seq`, the same days held out, the same table: a Transformer of one layer and of two,
+of `fastrnn.MultiheadAttention` and sinusoidal positions, and beside it the recurrent model with additive
 attention:
 
     python examples/transformer.py [--steps 700 --hidden 64 --layers torch]
@@ -69,7 +69,7 @@ def run(options: Options) -> Result:
 
         model = build(options, lambda v=variant: v.make(options.hidden))  # type: ignore[misc]
         if name == "2 layers, 4 heads":
-            result.comparisons[name] = compare(model, batch, loss, options, steps=10, rate=rate)
+            result.comparisons[name] = compare(model, batch, loss, options, seconds=3.0, rate=rate)
         result.losses[name] = fit(model, batch, loss, options, name, rate=rate)
         scores[name] = score(model, test)
         looked[name] = look(model, test, int(test.source_lengths[:50].argmax()))
