@@ -1,8 +1,8 @@
 """Write a date's phrase in ISO form, and back, with attention alone.
 
-The task of `seq2seq`, the same days held out, the same table: a Transformer of one layer and of two,
-of `fastrnn.MultiheadAttention` and sinusoidal positions, and beside it the recurrent model with additive
-attention:
+The task of `seq2seq`, the same days held out, the same table: a Transformer of one layer and of
+two, of `fastrnn.MultiheadAttention` and sinusoidal positions, and the recurrent model with additive
+attention beside it:
 
     python examples/transformer.py [--steps 700 --hidden 64 --layers torch]
 """

@@ -1,38 +1,30 @@
 """The programs that write, point, read out and forecast, at a tiny size: each has to learn."""
 
-import importlib
+import itertools
 import random
-import sys
 from datetime import date
-from pathlib import Path
 
 import pytest
 import torch
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+import captioning
+import date_scores
+import dates
+import forecasting
+import geometry
+import harness
+import pointer
+import seq2seq
+import transformer
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture
-def program(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-
-    def load(name):
-        pytest.importorskip("sklearn")
-        return importlib.import_module(name)
-
-    yield load
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", "") or "").startswith(str(EXAMPLES)):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def run(program, tmp_path):
+def run(tmp_path):
     """Runs a program; returns what it found, having checked what all of them have to do."""
 
     def start(module, steps, hidden, falls, **options):
-        harness = program("harness")
         picture = tmp_path / "picture.png"
         found = module.run(harness.Options(steps, hidden, picture=picture, **options))
         assert picture.read_bytes().startswith(PNG)
@@ -49,8 +41,7 @@ def run(program, tmp_path):
     return start
 
 
-def test_dates(program):
-    dates = program("dates")
+def test_dates():
     day = date(1987, 3, 23)
     assert dates.spoken(day) == "the twenty-third of march nineteen eighty-seven"
     spoken = {1905: "nineteen oh five", 1900: "nineteen hundred", 2000: "two thousand",
@@ -68,8 +59,7 @@ def test_dates(program):
     assert {"monday, march 23rd, 1987", "23.3.1987", "3/23/1987"} < ways
 
 
-def test_no_day_held_out_is_trained_on(program):
-    dates = program("dates")
+def test_no_day_held_out_is_trained_on():
     train, test = dates.pairs(train=300)
     trained = {dates.decode(row[1:]) for row in train.target}
     held_out = {dates.decode(row[1:]) for row in test.target}
@@ -80,18 +70,17 @@ def test_no_day_held_out_is_trained_on(program):
     assert date.fromisoformat(dates.decode(back.source[0]))
 
 
-def test_exact_match_counts_ends(program):
-    dates, scores = program("dates"), program("date_scores")
+def test_exact_match_counts_ends():
     _, test = dates.pairs(train=1)
     test = test.take(torch.arange(4))
     right = test.target[:, 1:].clone()
     longer = torch.nn.functional.pad(right, (0, 2), value=dates.END)
-    assert scores.exact(right, test).all()
-    assert scores.exact(longer, test).all()
-    assert not scores.exact(right[:, :-1], test).any()  # no end
+    assert date_scores.exact(right, test).all()
+    assert date_scores.exact(longer, test).all()
+    assert not date_scores.exact(right[:, :-1], test).any()  # no end
     wrong = right.clone()
     wrong[1, 3] += 1
-    assert scores.exact(wrong, test).tolist() == [True, False, True, True]
+    assert date_scores.exact(wrong, test).tolist() == [True, False, True, True]
 
 
 def few(module, monkeypatch, names):
@@ -108,8 +97,8 @@ def few(module, monkeypatch, names):
 
 
 @pytest.mark.parametrize("layers", ["fastrnn", "torch"])
-def test_seq2seq(program, run, monkeypatch, layers):
-    module = program("seq2seq")
+def test_seq2seq(run, monkeypatch, layers):
+    module = seq2seq
     monkeypatch.setattr(module, "DRAWN", ("additive", "local, predicted"))
     names = ("fixed context", "fixed, source reversed", "additive", "local, predicted",
              "additive, scheduled sampling", "back: additive")  # fmt: skip
@@ -119,8 +108,8 @@ def test_seq2seq(program, run, monkeypatch, layers):
     assert set(found.comparisons) == {"fixed context", "additive"}
 
 
-def test_every_attention_of_seq2seq_is_made(program):
-    module = program("seq2seq")
+def test_every_attention_of_seq2seq_is_made():
+    module = seq2seq
     asked = {variant.attention for variant in module.VARIANTS}
     assert asked >= {"dot", "scaled_dot", "general", "additive", "location", "cosine",
                      "monotone", "predicted", None}  # fmt: skip
@@ -135,15 +124,15 @@ def test_every_attention_of_seq2seq_is_made(program):
         assert made.encoder.backwards == variant.source_reversed
 
 
-def test_transformer(program, run, monkeypatch):
-    module = program("transformer")
+def test_transformer(run, monkeypatch):
+    module = transformer
     monkeypatch.setattr(module, "DRAWN", ("2 layers, 4 heads",))
     few(module, monkeypatch, ("2 layers, 4 heads", "GRU, additive attention"))
     run(module, 25, 16, 0.8)
 
 
-def test_pointer(program, run, monkeypatch):
-    module = program("pointer")
+def test_pointer(run, monkeypatch):
+    module = pointer
     monkeypatch.setattr(module, "HULLS", range(5, 8))
     monkeypatch.setattr(module, "TOURS", range(5, 7))
     monkeypatch.setattr(module, "TRAIN", 64)
@@ -155,8 +144,7 @@ def test_pointer(program, run, monkeypatch):
     assert tour >= 1 - 1e-6  # nothing is shorter than the shortest
 
 
-def test_geometry(program):
-    geometry = program("geometry")
+def test_geometry():
     square = torch.tensor([[[0.5, 0.5], [0.0, 0.0], [1.0, 1.0], [1.0, 0.1], [0.1, 1.0]]])
     assert geometry.hulls(square)[0].tolist() == [2, 4, 3, 5, 0, 0]
     around = torch.tensor([[2, 4, 3, 5]])
@@ -167,10 +155,7 @@ def test_geometry(program):
     assert not geometry.simple(square[0, :2])
 
 
-def test_tours_are_the_shortest(program):
-    import itertools
-
-    geometry = program("geometry")
+def test_tours_are_the_shortest():
     given = geometry.points(6, 6, torch.Generator().manual_seed(0))
     found = geometry.tours(given)
     assert (found[:, -1] == 0).all()
@@ -186,14 +171,14 @@ def test_tours_are_the_shortest(program):
                                    shortest)  # fmt: skip
 
 
-def test_captioning(program, run, monkeypatch):
-    module = program("captioning")
+def test_captioning(run, monkeypatch):
+    module = captioning
     monkeypatch.setattr(module, "TEST", 50)
     run(module, 60, 32, 0.9)
 
 
-def test_a_picture_says_what_it_shows(program):
-    module = program("captioning")
+def test_a_picture_says_what_it_shows():
+    module = captioning
     images = torch.stack([torch.full((8, 8), (1 + i) / 10) for i in range(10)])
     pictures, said = module.compose(
         images, torch.arange(10), 30, torch.Generator().manual_seed(0), warp=False
@@ -214,8 +199,8 @@ def test_a_picture_says_what_it_shows(program):
         assert module.LEAST <= len(shown) <= module.MOST
 
 
-def test_forecasting(program, run, monkeypatch):
-    module = program("forecasting")
+def test_forecasting(run, monkeypatch):
+    module = forecasting
     monkeypatch.setattr(module, "STEPS", 24)
     monkeypatch.setattr(module, "OBSERVED", 6)
     monkeypatch.setattr(module, "SHOWN", (1, 5, 18))
@@ -228,8 +213,8 @@ def test_forecasting(program, run, monkeypatch):
     run(module, 25, 16, 0.95)
 
 
-def test_a_pendulum_without_friction_or_drive_keeps_its_energy(program, monkeypatch):
-    module = program("forecasting")
+def test_the_pendulum():
+    module = forecasting
     coarse, fine = module.simulate(20, 0, "cpu"), module.simulate(20, 0, "cpu", fine=16)
     torch.testing.assert_close(coarse.angle, fine.angle, rtol=0, atol=1e-4)
     torch.testing.assert_close(fine.angle.norm(dim=2), torch.ones(20, module.STEPS))
