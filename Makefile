@@ -1,4 +1,4 @@
-# make demo, test, bench, lint: each sets up what it needs in $(VENV) first, once.
+# make demo, examples, test, bench, lint: each sets up what it needs in $(VENV) first, once.
 # make gpu: checks and benchmark of the Triton backend, on a machine with a GPU; nine minutes.
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,12 +9,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench gpu lint clean FORCE
+.PHONY: demo examples test bench gpu lint clean FORCE
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m fastrnn demo $(ARGS)
 
-test: $(VENV)/.installed $(VENV)/.requirements-bench
+# Every program of examples/, some thirty minutes; ARGS="digits tree" runs those two.
+examples: $(VENV)/.installed $(VENV)/.requirements-examples
+	@$(BIN)/python examples/run_all.py $(ARGS)
+
+test: $(VENV)/.installed $(VENV)/.requirements-bench $(VENV)/.requirements-examples
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.installed $(VENV)/.requirements-bench
@@ -28,7 +32,7 @@ lint: $(VENV)/.requirements
 	@echo "lint: ruff check, ruff format, mypy"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy fastrnn
+	@$(BIN)/mypy fastrnn examples
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
@@ -46,6 +50,11 @@ $(VENV)/.requirements: requirements.txt | $(BIN)/python
 
 $(VENV)/.requirements-bench: requirements-bench.txt $(VENV)/.requirements
 	@echo "setup: pinned requirements of the benchmarks"
+	@$(PIP) install --requirement $<
+	@touch $@
+
+$(VENV)/.requirements-examples: requirements-examples.txt $(VENV)/.requirements
+	@echo "setup: pinned requirements of the examples"
 	@$(PIP) install --requirement $<
 	@touch $@
 

@@ -13,7 +13,8 @@ from rich.console import Console
 import fastrnn
 from fastrnn.cli import app, demo, rounding
 from fastrnn.cli.corpus import Corpus
-from fastrnn.cli.language_model import EMBEDDING, LanguageModel, sample
+from fastrnn.models.language_model import EMBEDDING, LanguageModel
+from fastrnn.models.sampling import sample
 
 SMALL = {"steps": 4, "hidden": 17, "batch": 3, "length": 11, "sample": 15}
 ARGUMENTS = [f"--{name}={value}" for name, value in SMALL.items()]

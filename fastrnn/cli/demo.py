@@ -22,7 +22,8 @@ from torch import Tensor, nn
 import fastrnn
 from fastrnn.cli import demo_report, rounding
 from fastrnn.cli.corpus import Corpus
-from fastrnn.cli.language_model import EMBEDDING, LanguageModel, sample
+from fastrnn.models.language_model import EMBEDDING, LanguageModel
+from fastrnn.models.sampling import sample
 
 LAYERS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
     "lstm": (nn.LSTM, fastrnn.LSTM),
