@@ -31,7 +31,7 @@ def check_bias(bias: Bias) -> Bias:
 def weight_names(spec: CellSpec, bias: Bias = True, projected: bool = False) -> list[str]:
     """The names in the order in which the functional forms take them."""
     names = ["weight_ih", *["weight_hh"] * spec.recurrent, *_BIASES[bias], *spec.params]
-    return [*names, *["weight_hr"] * projected]
+    return [*names, "weight_hr"] if projected else names
 
 
 def weight_shapes(

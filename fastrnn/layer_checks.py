@@ -47,7 +47,8 @@ def check_layers(
             f"{spec.name} has the states {', '.join(spec.states)}: expected {len(spec.states)} "
             f"initial states, got {len(hx)}"
         )
-    each, remainder = divmod(len(weights), num_layers * directions)
+    each = len(weights) // (num_layers * directions)  # no divmod: torch 2.6 does not trace it
+    remainder = len(weights) % (num_layers * directions)
     plain = len(weight_names(spec, bias))
     projects = spec.projects and num_heads == 1
     if remainder or not plain <= each <= plain + projects:

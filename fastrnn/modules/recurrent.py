@@ -255,7 +255,9 @@ class Recurrent(nn.RNNBase):
     def _forward_packed(
         self, packed: PackedSequence, hx: Any, call: Call
     ) -> tuple[PackedSequence, State]:
-        input, batch_sizes, sorted_indices, unsorted_indices = packed
+        # One by one: torch 2.6 does not trace the unpacking of a tuple of a class of its own.
+        input, batch_sizes = packed.data, packed.batch_sizes
+        sorted_indices, unsorted_indices = packed.sorted_indices, packed.unsorted_indices
         state = None if hx is None else self._as_state(hx)
         # The user's order of the batch is not that of the packed data.
         output, state = self._forward(input, state, batch_sizes, False, sorted_indices, call)
