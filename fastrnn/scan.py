@@ -166,9 +166,7 @@ def _backward(
         for grad, state in zip(grad_others, states[1:], strict=False)
     ]
     with gpu.interpreting(interpreted):
-        dgates_x, *rest = _scan_backward(
-            *arguments, out, saved, grad_out, grad_finals, grad_others
-        )
+        dgates_x, *rest = _scan_backward(*arguments, out, saved, grad_out, grad_finals, grad_others)
     gradients = list(rest)  # torch 2.6 unpacks into a tuple where it traces
     dgates_h = gradients.pop(0) if spec.apart else dgates_x
 
