@@ -125,7 +125,9 @@ def check(ours: Train, theirs: Train, oracle: Train) -> None:
     """Raises CheckFailed if fastrnn errs by more than the rule allows."""
     rule = _rule()
     for our, their, exact in zip(ours(), theirs(), oracle(), strict=True):
-        norms = [rule.error([tensor.detach()], [exact.detach().double()]) for tensor in (our, their)]
+        norms = [
+            rule.error([tensor.detach()], [exact.detach().double()]) for tensor in (our, their)
+        ]
         for mine, other in zip(*norms, strict=True):
             if not mine <= 2 * other + rule.FLOOR[our.dtype]:
                 raise CheckFailed(f"error {mine:.3g}, the loop's {other:.3g}")

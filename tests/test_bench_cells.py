@@ -1,6 +1,7 @@
 """The benchmark of the cells that torch lacks: it runs, and times nothing that is wrong."""
 
 import pytest
+
 from bench import cells
 from bench.gate import CheckFailed
 
