@@ -468,7 +468,6 @@ py::dict cell_layout(const std::string& cell) {
   layout["params"] = kernel.params;
   layout["second"] = kernel.second;
   layout["recurrent"] = kernel.recurrent;
-  layout["by_units"] = kernel.by_units;
   return layout;
 }
 

@@ -17,7 +17,7 @@ constexpr Kernel kernel() {
   Kernel found = {&Forward<Cell, S>::entry, &Backward<Cell, S>::entry, nullptr,
                   &Forward<Cell, S>::bytes, &Backward<Cell, S>::bytes, Cell::kGates,
                   1 + Cell::kExtra,         Cell::kSaved,              Cell::kParams,
-                  Cell::kSecond,            Cell::kRecurrent,          !Cell::kWholeRow && !Cell::kSecond};
+                  Cell::kSecond,            Cell::kRecurrent};
   if constexpr (Cell::kRecurrent && !Cell::kParams && !Cell::kWholeRow && !Cell::kSecond)
     found.step = &Step<Cell, S>::entry;
   return found;

@@ -148,11 +148,12 @@ struct Loop {
     return Cell::kWholeRow || a.projected ? blocks_of(width) : slice.u1;
   }
   // Zeros where a sequence has ended, [rows, N, width].
+  template <class Number = S>
   void clear_ends(const Rows& rows, const Steps& steps, int64_t n, int64_t width) const {
     if (!rows.data || !a.columns || slice.u0 != 0) return;
     for (int64_t t = 0; t < a.T; ++t)
       for (int64_t b = max_of(slice.b0, a.active[t]); b < slice.b1; ++b) {
-        S* to = at<S>(rows, a.starts[t] + column(b), n);
+        Number* to = at<Number>(rows, a.starts[t] + column(b), n);
         for (int64_t u = 0; u < width; u += W) store(to + u, V{}, int(min_of(W, width - u)));
       }
   }
@@ -227,6 +228,8 @@ struct Forward : Loop<Cell, S> {
       this->clear_ends(a.out, steps, n, a.K);
       for (int x = 0; x < X; ++x) this->clear_ends(a.others[x], steps, n, a.H);
       if (a.projected && a.save) this->clear_ends(a.hidden, steps, n, a.H);
+      const int64_t kept = Cell::kSaved + (a.zoned ? X + !a.projected : 0);
+      if (a.save) this->template clear_ends<C>(a.reserve, steps, n, kept * a.H);
     }
     for (int64_t p = 0; p < a.T; ++p) {
       if (a.zoned) keep_old(s, steps, p);

@@ -137,7 +137,7 @@ struct Kernel {
   size_t (*forward_scratch)(const ScanArgs&);
   size_t (*backward_scratch)(const ScanArgs&);
   int gates, states, saved, params, second;
-  bool recurrent, by_units;
+  bool recurrent;
 };
 
 // The functions of one dtype that no cell changes.

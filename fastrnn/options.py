@@ -114,6 +114,16 @@ class Options:
 PLAIN = Options()
 """Nothing asked for."""
 
+
+def unflat(values: Sequence[Any]) -> Options:
+    """The way back of `Options.flat`; `PLAIN` itself where nothing is asked for."""
+    lengths, reset, _, _, dropout, zoneout, parts, clips, all_states = values
+    tensors_there = any(tensor is not None for tensor in (lengths, reset, dropout))
+    if not (tensors_there or zoneout or parts or all_states) and min(clips) == math.inf:
+        return PLAIN
+    return Options(*values)
+
+
 SCHEMA = (
     "Tensor? lengths, Tensor? reset, str reset_to, Tensor[] reset_states, Tensor? dropout,"
     " Tensor[] zoneout, float[] zoneout_p, float[] clips, bool all_states"
