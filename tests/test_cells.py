@@ -382,3 +382,11 @@ def test_to_torch_leaves_alone_what_torch_lacks():
     before = [type(layer) for layer in model]
     fastrnn.to_torch(model)
     assert [type(layer) for layer in model] == [torch.nn.GRU, *before[1:]]
+
+
+def test_what_was_asked_for_is_printed():
+    assert "reset_after=False" in repr(fastrnn.GRU(I, H, reset_after=False))
+    assert "reset_after=False" in repr(fastrnn.GRUCell(I, H, reset_after=False))
+    assert "reset_after" not in repr(fastrnn.GRU(I, H))
+    assert "num_heads=3" in repr(fastrnn.LSTM(I, H, num_heads=3))
+    assert "norm='layer'" in repr(fastrnn.LightGRU(I, H, norm="layer"))

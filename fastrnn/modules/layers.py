@@ -276,3 +276,6 @@ class GRU(Recurrent):
 
     def _compute(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
         return functional.gru(*args, reset_after=self.mode == "GRU", **options)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.mode == "GRU" else ", reset_after=False")
