@@ -122,7 +122,8 @@ def gru(
     b_hn)``. Other arguments, results and errors are those of `rnn`.
     """
     return _layers(
-        _gru_spec(reset_after), True, input, None if hx is None else (hx,), weights, bias, num_layers,
+        _gru_spec(reset_after), True, input, None if hx is None else (hx,), weights, bias,
+        num_layers,
         dropout, training, bidirectional, batch_first, batch_sizes, backend, num_heads,
         sequences=sequences,
     )  # fmt: skip

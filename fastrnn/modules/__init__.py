@@ -10,6 +10,7 @@ from .cells import GRUCell, LSTMCell, RNNCell
 from .layers import GRU, LSTM, RNN
 from .multihead import MultiheadAttention
 from .variants import (
+    SLSTM,
     CoupledLSTM,
     CoupledLSTMCell,
     IndRNN,
@@ -26,7 +27,6 @@ from .variants import (
     MinLSTMCell,
     PeepholeLSTM,
     PeepholeLSTMCell,
-    SLSTM,
     SLSTMCell,
 )
 
@@ -34,6 +34,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SLSTM",
     "Attention",
     "Bidirectional",
     "CoupledLSTM",
@@ -56,8 +57,7 @@ __all__ = [
     "MultiheadAttention",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
-    "SLSTM",
-    "SLSTMCell",
     "PointerAttention",
     "RNNCell",
+    "SLSTMCell",
 ]
