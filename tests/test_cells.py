@@ -382,3 +382,32 @@ def test_to_torch_leaves_alone_what_torch_lacks():
     before = [type(layer) for layer in model]
     fastrnn.to_torch(model)
     assert [type(layer) for layer in model] == [torch.nn.GRU, *before[1:]]
+
+
+def test_what_was_asked_for_is_printed():
+    assert "reset_after=False" in repr(fastrnn.GRU(I, H, reset_after=False))
+    assert "reset_after=False" in repr(fastrnn.GRUCell(I, H, reset_after=False))
+    assert "reset_after" not in repr(fastrnn.GRU(I, H))
+    assert "num_heads=3" in repr(fastrnn.LSTM(I, H, num_heads=3))
+    assert "norm='layer'" in repr(fastrnn.LightGRU(I, H, norm="layer"))
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "GRU", "LSTM"])
+def test_resets_lengths_and_all_states_on_the_kernels(name):
+    """The layers that torch lacks take what the others take; backends agree."""
+    extra = {"GRU": {"reset_after": False}, "LSTM": {"num_heads": 2}}.get(name, LAYERS.get(name))
+    layer = getattr(fastrnn, name)(I, H, bidirectional=True, dtype=F64, **extra)
+    x, lengths, found = normal(T, B, I), torch.tensor([T - 2, T]), []
+    reset = torch.tensor([[0, 0], [1, 0], [0, 1], [0, 0], [1, 1]], dtype=torch.bool)
+    for backend in ("reference", "cpp"):
+        layer.backend = backend
+        results = layer(x, reset=reset, lengths=lengths, return_all_states=True)
+        results = [
+            r for result in results for r in (result if isinstance(result, tuple) else [result])
+        ]
+        weights = list(layer.parameters())
+        loss = sum(result.square().sum() for result in results)
+        found.append([*results, *torch.autograd.grad(loss, weights, allow_unused=True)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    assert not found[1][0][T - 2 :, 0].any()

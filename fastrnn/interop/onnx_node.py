@@ -83,8 +83,8 @@ class OnnxRecurrent(nn.Module):
     The call is ``Y, Y_h = module(X, sequence_lens, initial_h)``, with ``initial_c`` and ``Y_c``
     more for an LSTM: X ``[T, B, I]``, lengths int ``[B]``, states ``[D, B, H]``, Y ``[T, D, B,
     H]``; with ``layout`` 1 ``[B, T, I]``, ``[B, D, H]`` and ``[B, T, D, H]``. All but X may be
-    None. Parameters have a layer's names, so that a plain node's ``state_dict()`` is that of a `LSTM`,
-    `GRU` or `RNN`.
+    None. Parameters have a layer's names, so that a plain node's ``state_dict()`` is that of a
+    `LSTM`, `GRU` or `RNN`.
     """
 
     def __init__(

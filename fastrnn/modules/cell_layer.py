@@ -89,7 +89,8 @@ class CellLayer(Recurrent):
     ) -> None:
         super().__init__(
             self._mode(), input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, proj_size, device, dtype, backend, num_heads, forget_bias, **settings,
+            bidirectional, proj_size, device, dtype, backend, num_heads, forget_bias,
+            settings=settings,
         )  # fmt: skip
 
     def _mode(self) -> str:

@@ -267,3 +267,6 @@ class GRUCell(_RecurrentCell):
 
     def _compute(self, *args: Any, **options: Any) -> Tensor:
         return functional.gru_cell(*args, reset_after=self.reset_after, **options)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")

@@ -102,7 +102,7 @@ class RNN(Recurrent):
             )
         super().__init__(
             f"RNN_{nonlinearity.upper()}", input_size, hidden_size, num_layers, bias, batch_first,
-            dropout, bidirectional, 0, device, dtype, backend, num_heads, **settings,
+            dropout, bidirectional, 0, device, dtype, backend, num_heads, settings=settings,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
 
@@ -196,7 +196,7 @@ class LSTM(Recurrent):
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first,
             dropout, bidirectional, proj_size, device, dtype, backend, num_heads, forget_bias,
-            **settings,
+            settings=settings,
         )  # fmt: skip
 
     def _compute(self, *args: Any, **options: Any) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -271,8 +271,11 @@ class GRU(Recurrent):
         super().__init__(
             "GRU" if reset_after else "GRU_RESET_BEFORE", input_size, hidden_size, num_layers,
             bias, batch_first, dropout, bidirectional, 0, device, dtype, backend, num_heads,
-            forget_bias, **settings,
+            forget_bias, settings=settings,
         )  # fmt: skip
 
     def _compute(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
         return functional.gru(*args, reset_after=self.mode == "GRU", **options)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.mode == "GRU" else ", reset_after=False")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,8 @@ from .states import State, as_tensor, map_state
 from .weights import read_weights
 
 BATCHED = {2: "unbatched", 3: "batched"}
+_LEARN = "learn_initial_state"
+_SETTINGS = (*as_keywords(OFF), _LEARN)
 _TORCH_MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
 
 
@@ -58,9 +61,13 @@ class Recurrent(nn.RNNBase):
         backend: str | None,
         num_heads: int = 1,
         forget_bias: float | None = None,
-        learn_initial_state: bool = False,
-        **settings: Any,
+        settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        for name in settings:
+            if name not in _SETTINGS:
+                raise TypeError(
+                    f"{self._title}.__init__() got an unexpected keyword argument {name!r}"
+                )
         check_bias(bias)
         plain = mode in _TORCH_MODES and isinstance(bias, bool) and num_heads == 1
         # For other weights than torch's the base class checks its arguments on weights that
@@ -86,10 +93,11 @@ class Recurrent(nn.RNNBase):
             self._make_weights(mode, bias, num_heads, device, dtype)
         elif forget_bias is not None:
             init.forget_bias_(self, forget_bias)
-        if settings:
-            self.settings = Settings(**settings)
+        more = {name: value for name, value in settings.items() if name != _LEARN}
+        if more:
+            self.settings = Settings(**more)
             self.settings.check(self._spec(), bool(proj_size), bidirectional)
-        if learn_initial_state:
+        if settings.get(_LEARN):
             self._make_initial_state(device, dtype)
 
     def _make_initial_state(self, device: Any, dtype: torch.dtype | None) -> None:

@@ -198,6 +198,9 @@ class LightGRU(LayerNormedInput):
         self.norm = norm
         super().__init__(*args, **options)
 
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, norm={self.norm!r}"
+
     def _make_others(self, device: Any, dtype: torch.dtype | None) -> None:
         if self.norm == "layer":
             super()._make_others(device, dtype)
