@@ -15,7 +15,9 @@ from .modules import (
     GRU,
     LSTM,
     RNN,
+    SLSTM,
     Attention,
+    Bidirectional,
     CoupledLSTM,
     CoupledLSTMCell,
     GRUCell,
@@ -36,11 +38,11 @@ from .modules import (
     MultiheadAttention,
     PeepholeLSTM,
     PeepholeLSTMCell,
-    SLSTM,
-    SLSTMCell,
     PointerAttention,
     RNNCell,
+    SLSTMCell,
 )
+from .tbptt import tbptt
 
 __version__ = "0.1.0"
 
@@ -48,7 +50,9 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SLSTM",
     "Attention",
+    "Bidirectional",
     "CoupledLSTM",
     "CoupledLSTMCell",
     "GRUCell",
@@ -69,13 +73,13 @@ __all__ = [
     "MultiheadAttention",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
-    "SLSTM",
-    "SLSTMCell",
     "PointerAttention",
     "RNNCell",
+    "SLSTMCell",
     "convert",
     "functional",
     "init",
+    "tbptt",
     "to_torch",
     "use_backend",
 ]

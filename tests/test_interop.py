@@ -1,7 +1,5 @@
 """Weights of other libraries against their formulas, and ONNX nodes against onnxruntime."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -236,7 +234,7 @@ def onnxruntime_runs(node, values):
 
 
 NODES = [
-    *(("LSTM", {"peepholes": p, "input_forget": f}) for p, f in itertools.product((False, True), (0, 1))),
+    *(("LSTM", {"peepholes": p, "input_forget": f}) for p in (False, True) for f in (0, 1)),
     *(("GRU", {"linear_before_reset": after}) for after in (0, 1)),
     *(("RNN", {"activations": [name]}) for name in ("Tanh", "Relu")),
 ]  # fmt: skip
@@ -291,7 +289,7 @@ def test_onnx_peepholes_and_back():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"activations": ["Softsign", "Tanh", "Tanh"]}, "no cell LSTM with the activations Softsign"),
+        ({"activations": ["Softsign", "Tanh", "Tanh"]}, "LSTM with the activations Softsign"),
         ({"direction": "bidirectional"}, "does not go with weights of 1 directions"),
     ],
 )  # fmt: skip

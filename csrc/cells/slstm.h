@@ -28,7 +28,9 @@ struct SLstm : CellDefaults {
     const V kept = log_sigmoid(forget) + s[2];
     const V larger = kept > in ? kept : in;
     const V m = s[1] == 0 ? in : larger;
-    const V i = exp(in - m), f = exp(kept - m), g = tanh(x[2] + a[2]), o = sigmoid(x[3] + a[3]);
+    // From nothing f may be as large as it likes: there is nothing to keep.
+    const V excess = kept > m ? V{} : kept - m;
+    const V i = exp(in - m), f = exp(excess), g = tanh(x[2] + a[2]), o = sigmoid(x[3] + a[3]);
     const V c = f * s[0] + i * g, n = f * s[1] + i;
     h = o * c / n;
     s[0] = c, s[1] = n, s[2] = m;
@@ -42,7 +44,7 @@ struct SLstm : CellDefaults {
     const V share = 1 / saved[6], y = saved[5] * share;
     const V dc = ds[0] + dh * o * share;
     const V dn = ds[1] - dh * o * y * share;
-    const V di = (dc * g + dn) * i, df = (dc * s_prev[0] + dn * s_prev[1]) * f;
+    const V di = (dc * g + dn) * i, df = s_prev[1] == 0 ? V{} : (dc * s_prev[0] + dn * s_prev[1]) * f;
     const V dm = ds[2] - di - df;
     // m is the larger of the two exponents, whose gate is then exp(0) = 1; both, if they are equal.
     const V zero{}, half = dm * decltype(V{}[0] + 0 * V{}[0])(0.5);

@@ -21,7 +21,8 @@ def step(
     i, f, g, o = clip(gates_x + gates_h, clips.gates).chunk(4, dim=-1)
     f = logsigmoid(f) + m
     m = torch.where(n == 0, i, torch.maximum(f, i))
-    i, f = torch.exp(i - m), torch.exp(f - m)
+    # From nothing f may be as large as it likes: there is nothing to keep.
+    i, f = torch.exp(i - m), torch.exp((f - m).clamp(max=0))
     c = f * c + i * torch.tanh(g)
     n = f * n + i
     return torch.sigmoid(o) * c / n, c, n, m

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import CELLS, CellSpec
-from ..functional import input_product
+from ..functional import _input_product
 from ..options import PLAIN, Options
 from ..scan import scan
 from .gates import Weights, as_tensor
@@ -82,8 +82,8 @@ class OnnxRecurrent(nn.Module):
 
     The call is ``Y, Y_h = module(X, sequence_lens, initial_h)``, with ``initial_c`` and ``Y_c``
     more for an LSTM: X ``[T, B, I]``, lengths int ``[B]``, states ``[D, B, H]``, Y ``[T, D, B,
-    H]``; with ``layout`` 1 ``[B, T, I]``, ``[B, D, H]`` and ``[B, T, D, H]``. All but X may be None.
-    Parameters have a layer's names, so that a plain node's ``state_dict()`` is that of a `LSTM`,
+    H]``; with ``layout`` 1 ``[B, T, I]``, ``[B, D, H]`` and ``[B, T, D, H]``. All but X may be
+    None. Parameters have a layer's names, so that a plain node's ``state_dict()`` is that of a `LSTM`,
     `GRU` or `RNN`.
     """
 
@@ -145,7 +145,7 @@ class OnnxRecurrent(nn.Module):
             self._state(role, given, X)
             for role, given in (("initial_h", initial_h), ("initial_c", initial_c))
         ][: len(self.spec.states)]
-        gates_x, b_hh = input_product(
+        gates_x, b_hh = _input_product(
             self.spec, self.backend, X.reshape(steps * batch, features), weight_ih,
             self._of("bias_ih"), self._of("bias_hh"),
         )  # fmt: skip
@@ -164,7 +164,7 @@ class OnnxRecurrent(nn.Module):
         return Y, *finals
 
     def _lengths(self, given: Tensor | None, steps: int, batch: int) -> Tensor | None:
-        lengths = self.sequence_lens if given is None else given
+        lengths: Tensor | None = self._buffers["sequence_lens"] if given is None else given
         if lengths is None:
             return None
         if lengths.shape != (batch,) or lengths.is_floating_point():
@@ -179,7 +179,7 @@ class OnnxRecurrent(nn.Module):
         return lengths.long()
 
     def _state(self, role: str, given: Tensor | None, X: Tensor) -> Tensor:
-        state = getattr(self, role) if given is None else given
+        state: Tensor | None = getattr(self, role) if given is None else given
         shape = (len(self.reverse), X.shape[1], self.hidden_size)
         if state is None:
             return X.new_zeros(shape)
@@ -217,7 +217,7 @@ def _spec(op: str, attributes: dict[str, Any], peepholes: bool) -> CellSpec:
 
 
 def _without_forget(weights: Weights) -> Weights:
-    """A coupled LSTM has no forget gate: i, f, g, o become i, g, o; peepholes i, f, o become i, o."""
+    """A coupled LSTM's: gates i, f, g, o become i, g, o, peepholes i, f, o become i, o."""
     found = {}
     for name, tensor in weights.items():
         blocks = list(tensor.chunk(3 if name == "weight_ch" else 4))

@@ -5,10 +5,12 @@ packed, with or without a state); everything numeric is in `fastrnn.functional`.
 """
 
 from .attention import Attention, LocalAttention, PointerAttention
+from .bidirectional import Bidirectional
 from .cells import GRUCell, LSTMCell, RNNCell
 from .layers import GRU, LSTM, RNN
 from .multihead import MultiheadAttention
 from .variants import (
+    SLSTM,
     CoupledLSTM,
     CoupledLSTMCell,
     IndRNN,
@@ -25,7 +27,6 @@ from .variants import (
     MinLSTMCell,
     PeepholeLSTM,
     PeepholeLSTMCell,
-    SLSTM,
     SLSTMCell,
 )
 
@@ -33,7 +34,9 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "SLSTM",
     "Attention",
+    "Bidirectional",
     "CoupledLSTM",
     "CoupledLSTMCell",
     "GRUCell",
@@ -54,8 +57,7 @@ __all__ = [
     "MultiheadAttention",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
-    "SLSTM",
-    "SLSTMCell",
     "PointerAttention",
     "RNNCell",
+    "SLSTMCell",
 ]

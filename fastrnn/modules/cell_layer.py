@@ -85,10 +85,11 @@ class CellLayer(Recurrent):
         num_heads: int = 1,
         forget_bias: float | None = None,
         backend: str | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(
             self._mode(), input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, proj_size, device, dtype, backend, num_heads, forget_bias,
+            bidirectional, proj_size, device, dtype, backend, num_heads, forget_bias, **settings,
         )  # fmt: skip
 
     def _mode(self) -> str:
@@ -104,10 +105,10 @@ class CellLayer(Recurrent):
 
     def _compute(self, input: Tensor, state: State | None, *args: Any, **options: Any) -> Any:
         hx = (state,) if isinstance(state, Tensor) else state
-        output, finals = functional.recurrent(
+        output, *states = functional.recurrent(
             self._spec().name, input, hx, *args, normalise=self._normalise(), **options,
         )  # fmt: skip
-        return output, finals if len(finals) > 1 else finals[0]
+        return output, *(each if len(each) > 1 else each[0] for each in states)
 
     def _as_state(self, hx: Any) -> State:
         return as_states(self._title, self._spec().states, hx)
@@ -159,6 +160,7 @@ class CellStep(nn.RNNCellBase):
 
     _cell_name: ClassVar[str]
     _gained: ClassVar[bool] = False
+    _initial = INITIAL
     bias: Bias  # type: ignore[assignment]
 
     def __init__(
@@ -190,8 +192,9 @@ class CellStep(nn.RNNCellBase):
             self.register_parameter(name, parameter)
         self.reset_parameters()
 
-    reset_parameters = Recurrent.reset_parameters  # type: ignore[assignment]
-    _initial = INITIAL
+    def reset_parameters(self) -> None:
+        """As the layer's."""
+        Recurrent.reset_parameters(self)  # type: ignore[arg-type]
 
     def _spec(self) -> CellSpec:
         return CELLS[self._cell()]

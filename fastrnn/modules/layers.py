@@ -93,6 +93,7 @@ class RNN(Recurrent):
         *,
         num_heads: int = 1,
         backend: str | None = None,
+        **settings: Any,
     ) -> None:
         _refuse_projection(proj_size)
         if nonlinearity not in ("tanh", "relu"):
@@ -101,7 +102,7 @@ class RNN(Recurrent):
             )
         super().__init__(
             f"RNN_{nonlinearity.upper()}", input_size, hidden_size, num_layers, bias, batch_first,
-            dropout, bidirectional, 0, device, dtype, backend, num_heads,
+            dropout, bidirectional, 0, device, dtype, backend, num_heads, **settings,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
 
@@ -190,10 +191,12 @@ class LSTM(Recurrent):
         num_heads: int = 1,
         forget_bias: float | None = None,
         backend: str | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first,
             dropout, bidirectional, proj_size, device, dtype, backend, num_heads, forget_bias,
+            **settings,
         )  # fmt: skip
 
     def _compute(self, *args: Any, **options: Any) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -262,12 +265,13 @@ class GRU(Recurrent):
         num_heads: int = 1,
         forget_bias: float | None = None,
         backend: str | None = None,
+        **settings: Any,
     ) -> None:
         _refuse_projection(proj_size)
         super().__init__(
             "GRU" if reset_after else "GRU_RESET_BEFORE", input_size, hidden_size, num_layers,
             bias, batch_first, dropout, bidirectional, 0, device, dtype, backend, num_heads,
-            forget_bias,
+            forget_bias, **settings,
         )  # fmt: skip
 
     def _compute(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:

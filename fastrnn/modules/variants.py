@@ -12,6 +12,7 @@ from ..functional import Normalise
 from .cell_layer import CellLayer, CellStep, LayerNormedInput
 
 __all__ = [
+    "SLSTM",
     "CoupledLSTM",
     "CoupledLSTMCell",
     "IndRNN",
@@ -28,7 +29,6 @@ __all__ = [
     "MinLSTMCell",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
-    "SLSTM",
     "SLSTMCell",
 ]
 

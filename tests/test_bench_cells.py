@@ -1,0 +1,24 @@
+"""The benchmark of the cells that torch lacks: it runs, and times nothing that is wrong."""
+
+import pytest
+
+from bench import cells
+from bench.gate import CheckFailed
+
+
+@pytest.mark.parametrize("name", cells.PEERS)
+def test_a_row(name):
+    row = cells.measure(name, 2, 8, rounds=1, steps=3)
+    assert row["case"] == f"{name} B2 H8"
+    assert row["times the loop"] > 0 and row["of the plain layer"] > 0
+
+
+def test_what_is_wrong_is_not_timed(monkeypatch):
+    right = cells.of_layer
+
+    def wrong(layer, x, grad):
+        return right(layer, x if layer.backend == "reference" else 1.001 * x, grad)
+
+    monkeypatch.setattr(cells, "of_layer", wrong)
+    with pytest.raises(CheckFailed, match="error"):
+        cells.measure("LayerNormGRU", 2, 8, rounds=1, steps=3)
