@@ -17,7 +17,7 @@ what the backward wants) come to 1.8 us of one SM's share of the bandwidth, if a
 import triton
 import triton.language as tl
 
-from .sequence import begun, bounded_each, entering, is_reset, kept, present, unzoned, zoned
+from .sequence import begun, bounded_each, entering, is_reset, kept, present, zoned
 from .tiles import (
     dot,
     each_where,
@@ -129,7 +129,7 @@ def forward_rows(
 
             h_new, s_new, saved = CELL(x_wide, a, h_prev, s, params, CELL_CLIP)
 
-            WIDTH: tl.constexpr = len(saved) + (X if ZONE else 0)
+            WIDTH: tl.constexpr = len(saved) + (X + (0 if PROJECTED else 1) if ZONE else 0)
             if SAVE:
                 store_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, saved)
             if ZONE:
@@ -149,6 +149,8 @@ def forward_rows(
                 if SAVE:
                     tl.store(hidden_ptr + row * H + u, hidden, mask=mask)
                 h_new = dot(hidden, project, PRECISION)
+            if ZONE and SAVE and not PROJECTED:
+                store(reserve_ptr, row * (WIDTH * H) + (len(saved) + X) * H + u, mask, h_new)
             if ZONE:
                 part = kept(zone_h_ptr, row * K + k, here & (k < K), ZONE, ZONE_PARTS[0], WIDE)
                 h_new = zoned(h_new, h, part, ZONE)
@@ -201,7 +203,8 @@ def backward_rows(
 ):  # fmt: skip
     """``h_rows`` is the output, or h before the projection."""
     NARROW: tl.constexpr = dgates_x_ptr.dtype.element_ty
-    WIDTH: tl.constexpr = SAVED + (X if ZONE else 0)
+    WIDTH: tl.constexpr = SAVED + (X + (0 if PROJECTED else 1) if ZONE else 0)
+    STATES: tl.constexpr = SAVED if ZONE else SAVED - X  # where those that a step left lie
     n, reverse, b = _place(tl.program_id(0), B, reverse_ptr, BLOCK_B)
     u = tl.arange(0, BLOCK_H)[None, :]
     k = tl.arange(0, BLOCK_K)[None, :]
@@ -253,7 +256,7 @@ def backward_rows(
             s_0 = load_each(extra_0_ptr, state, first, step_x, X, WIDE)
             s_prev = ()
             for j in tl.static_range(X):
-                s_prev = s_prev + (tl.where(first, s_0[j], saved_prev[WIDTH - X + j]),)
+                s_prev = s_prev + (tl.where(first, s_0[j], saved_prev[STATES + j]),)
             s_prev = _begun_each(
                 s_prev, p, n, reverse, b, u, T, B, N, S, starts_ptr, lengths_ptr, reset_ptr,
                 extra_0_ptr, given_s_ptr, H, PACKED, LENGTHS, RESET,
@@ -268,8 +271,8 @@ def backward_rows(
                 )  # fmt: skip
 
             h_here = h.to(WIDE)
-            if not PROJECTED and SAVED == 0:
-                h_here = unzoned(h_here, h_prev, ZONE, ZONE_PARTS[0])
+            if ZONE and not PROJECTED:
+                h_here = saved[SAVED + X]
 
             total = dh + dout.to(WIDE)
             past = tl.zeros([BLOCK_B, BLOCK_K], WIDE)

@@ -83,15 +83,6 @@ def zoned(new, old, part, ZONE: tl.constexpr):
 
 
 @triton.jit
-def unzoned(h, h_prev, ZONE: tl.constexpr, PART: tl.constexpr):
-    """`zoned` turned back, for cells whose backward reads h; what a mask keeps has no gradient."""
-    if ZONE == PARTS:
-        if PART < 1.0:
-            h = (h - PART * h_prev) / (1.0 - PART)
-    return h
-
-
-@triton.jit
 def bounded_each(tiles, BOUND: tl.constexpr):
     found = ()
     for i in tl.static_range(len(tiles)):

@@ -11,7 +11,7 @@ microseconds, is what counts, unless a CUDA graph holds it.
 import triton
 import triton.language as tl
 
-from .sequence import arrived, begun, bounded_each, entering, kept, present, unzoned, zoned
+from .sequence import arrived, begun, bounded_each, entering, kept, present, zoned
 from .tiles import accumulate_each, load, load_each, rows_of_step, store, store_each
 
 _VARYING = ["p", "S", "T", "B", "N"]  # no value of these is worth a compilation of its own
@@ -102,7 +102,7 @@ def forward_step(
 
     h_new, s_new, saved = CELL(x, a, h, s, params, CELL_CLIP)
 
-    WIDTH: tl.constexpr = len(saved) + (X if ZONE else 0)
+    WIDTH: tl.constexpr = len(saved) + (X + (0 if PROJECTED else 1) if ZONE else 0)
     if SAVE:
         store_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, saved)
     for j in tl.static_range(X):
@@ -126,6 +126,9 @@ def forward_step(
             store(hidden_ptr, row * H + u, mask, h_new)
     else:
         if ZONE:
+            if SAVE:
+                at = row * (WIDTH * H) + (len(saved) + X) * H + u
+                store(reserve_ptr, at, mask, h_new)
             part = kept(zone_h_ptr, row * H + u, mask, ZONE, ZONE_PARTS[0], WIDE)
             h_new = zoned(h_new, h, part, ZONE)
         store(out_ptr, row * H + u, mask, h_new)
@@ -217,7 +220,8 @@ def backward_step(
     projection, all that came to h. ``da [N, B, G*H]``, for the next product, is zero where there is
     no step; at step -1 nothing but ``dh`` is left to do. ``h_rows`` is the output, or h before the
     projection."""
-    WIDTH: tl.constexpr = SAVED + (X if ZONE else 0)
+    WIDTH: tl.constexpr = SAVED + (X + (0 if PROJECTED else 1) if ZONE else 0)
+    STATES: tl.constexpr = SAVED if ZONE else SAVED - X  # where those that a step left lie
     n, b, u, reverse, start, active = _place(
         p, T, B, starts_ptr, reverse_ptr, H, PACKED, BLOCK_B, BLOCK_H
     )
@@ -245,6 +249,8 @@ def backward_step(
             total -= past
     saved = load_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, SAVED, WIDE)
     h = load(h_rows_ptr, row * H + u, mask, WIDE)
+    if ZONE and not PROJECTED:
+        h = load(reserve_ptr, row * (WIDTH * H) + (SAVED + X) * H + u, mask, WIDE)
     h_prev = tl.zeros([BLOCK_B, BLOCK_H], WIDE)
     if READS_H:
         h_prev = load(h_rows_ptr, before * H + u, later, WIDE)
@@ -253,11 +259,9 @@ def backward_step(
             h_prev, p, n, reverse, b, u, T, B, N, 0, starts_ptr, lengths_ptr, reset_ptr,
             h_0_ptr, given_h_ptr, H, PACKED, LENGTHS, RESET,
         )  # fmt: skip
-    if not PROJECTED and SAVED == 0:
-        h = unzoned(h, h_prev, ZONE, ZONE_PARTS[0])
     s_prev, ds, ds_past = (), (), ()
     for j in tl.static_range(X):
-        s_j = load(reserve_ptr, before * (WIDTH * H) + (WIDTH - X + j) * H + u, later, WIDE)
+        s_j = load(reserve_ptr, before * (WIDTH * H) + (STATES + j) * H + u, later, WIDE)
         s_j += load(extra_0_ptr, state + j * step_x, first, WIDE)
         s_prev = s_prev + (begun(
             s_j, p, n, reverse, b, u, T, B, N, j * step_s, starts_ptr, lengths_ptr,

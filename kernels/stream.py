@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from .barrier import arrive, wait
-from .sequence import arrived, begun, bounded_each, entering, kept, present, unzoned, zoned
+from .sequence import arrived, begun, bounded_each, entering, kept, present, zoned
 from .tiles import (
     accumulate_each,
     dot,
@@ -173,7 +173,7 @@ def forward_stream(
             h_new, s_new, saved = CELL(x, a, h, s, params, CELL_CLIP)
 
             if SAVE:
-                WIDTH: tl.constexpr = len(saved) + (X if ZONE else 0)
+                WIDTH: tl.constexpr = len(saved) + (X + (0 if PROJECTED else 1) if ZONE else 0)
                 store_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, saved)
             for j in tl.static_range(X):
                 s_j = s_new[j]
@@ -197,6 +197,9 @@ def forward_stream(
                     store(hidden_ptr, row * H + u, mask, h_new)
             else:
                 if ZONE:
+                    if SAVE:
+                        at = row * (WIDTH * H) + (len(saved) + X) * H + u
+                        store(reserve_ptr, at, mask, h_new)
                     part = kept(zone_h_ptr, row * H + u, mask, ZONE, ZONE_PARTS[0], WIDE)
                     h_new = zoned(h_new, h, part, ZONE)
                 store(out_ptr, row * H + u, mask, h_new)
@@ -258,7 +261,8 @@ def backward_stream(
     """``exchange [2, N, B, G*H]``: gradients of the step after p are in p % 2. ``dh [N, B, K]``:
     what comes to h past its gates. A projected h has its gradient in ``arrived [N, B, K]``.
     ``h_rows`` is the output, or h before the projection."""
-    WIDTH: tl.constexpr = SAVED + (X if ZONE else 0)
+    WIDTH: tl.constexpr = SAVED + (X + (0 if PROJECTED else 1) if ZONE else 0)
+    STATES: tl.constexpr = SAVED if ZONE else SAVED - X  # where those that a step left lie
     programs = tl.num_programs(0)
     step_x = N * B.to(tl.int64) * H
     step_s = S.to(tl.int64) * N * H
@@ -335,6 +339,8 @@ def backward_stream(
                     total -= past
             saved = load_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, SAVED, WIDE)
             h = load(h_rows_ptr, row * H + u, mask, WIDE)
+            if ZONE and not PROJECTED:
+                h = load(reserve_ptr, row * (WIDTH * H) + (SAVED + X) * H + u, mask, WIDE)
             h_prev = tl.zeros([BLOCK_H, BLOCK_B], WIDE)
             if READS_H:
                 h_prev = load(h_rows_ptr, before * H + u, later, WIDE)
@@ -343,11 +349,9 @@ def backward_stream(
                     h_prev, p, n, reverse, b, u, T, B, N, 0, starts_ptr, lengths_ptr, reset_ptr,
                     h_0_ptr, given_h_ptr, H, PACKED, LENGTHS, RESET,
                 )  # fmt: skip
-            if not PROJECTED and SAVED == 0:
-                h = unzoned(h, h_prev, ZONE, ZONE_PARTS[0])
             s_prev, ds, ds_past = (), (), ()
             for j in tl.static_range(X):
-                s_j = load(reserve_ptr, before * (WIDTH * H) + (WIDTH - X + j) * H + u, later, WIDE)
+                s_j = load(reserve_ptr, before * (WIDTH * H) + (STATES + j) * H + u, later, WIDE)
                 s_j += load(extra_0_ptr, state + j * step_x, first, WIDE)
                 s_prev = s_prev + (begun(
                     s_j, p, n, reverse, b, u, T, B, N, j * step_s, starts_ptr, lengths_ptr,

@@ -13,7 +13,7 @@ import torch
 triton = pytest.importorskip("triton")
 import triton.language as tl
 from equality import DTYPES, SEED, Case, assert_equal, call_fastrnn, draw, run
-from test_equality import covering, nan_filled  # noqa: F401
+from test_equality import case_of, covering, nan_filled  # noqa: F401
 
 from fastrnn import gpu, use_backend
 from fastrnn.cells import CELLS
@@ -114,7 +114,10 @@ def form_of(case, index):
     return ("rows", "grid", "slices", "stream", "simple")[index % 5]
 
 
-CASES = [(form_of(case, i), case) for i, case in enumerate(covering(LEVELS, possible))]
+CASES = [
+    (form_of(case_of(levels), i), case_of(levels))
+    for i, levels in enumerate(covering(LEVELS, possible))
+]
 
 
 @pytest.mark.parametrize(("form", "case"), CASES, ids=str)

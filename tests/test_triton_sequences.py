@@ -57,16 +57,10 @@ def test_kernels_do_what_is_said(cell, features, form, served):
     """Outputs and every gradient of each sequence, against a loop over it alone."""
     used = served(form)
     index = CASES.index((cell, features, form))
-    # Each case another one of the eight kinds.
-    projection, packed, reverse = (
-        2 * (index % 2),
-        bool(index // 2 % 2),
-        [True, False][index % 3 :],
-    )
-    if projection and CELLS[cell].reads_h:
-        projection = 0
-    if packed and "lengths" in features:
-        packed = False
+    # Each case another kind; the form is the number's remainder by 3.
+    projection = 0 if CELLS[cell].reads_h else 2 * (index % 2)
+    packed = bool(index // 3 % 2) and "lengths" not in features
+    reverse = ([True, False], [False], [True])[(index // 3 + index) % 3]
     assert possible(cell, features, projection, packed)
     dtype = torch.float64 if form == "simple" else torch.float32
     scan = draw_scan(

@@ -261,9 +261,7 @@ class Call:
             "X": self.extra,
             "H": self.H,
             "WIDE": _TRITON[self.wide],
-            # Zoneout in parts is turned back where the backward reads h.
-            "READS_H": self.spec.reads_h
-            or (self.zone == _ZONE_PARTS and not self.spec.saved and not self.projected),
+            "READS_H": self.spec.reads_h,
             "PACKED": self.packed,
             "PROJECTED": self.projected,
             "PARAMS": self.num_params,
