@@ -248,14 +248,15 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def _kept(path: Path) -> dict[str, dict[str, Any]]:
-    """The records of an earlier run on a machine like this, by name."""
+def _kept(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The records and failures of an earlier run on a machine like this, by name."""
     if not path.exists():
-        return {}
+        return {}, {}
     facts = json.loads(path.read_text())
     if facts["machine"]["cpu"] != machine.describe()["cpu"]:
         raise SystemExit(f"{path} is of another machine")
-    return {record["name"]: record for record in facts["records"]}
+    failed = {text.split()[0]: text for text in facts["failed"]}
+    return {record["name"]: record for record in facts["records"]}, failed
 
 
 def main(argv: list[str]) -> int:
@@ -267,18 +268,25 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--compiled", action="store_true", help="torch.compile as well")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
-    kept, failed = _kept(args.output / "attention.json"), []
+    kept, failed = _kept(args.output / "attention.json")
     for case in cases():
         if not all(word in case.name.split("-") for word in args.words):
             continue
+        kept.pop(case.name, None)
+        failed.pop(case.name, None)
         try:
             kept[case.name] = measure(case, args.seconds, args.seed, args.compiled)
             print(f"{case.name}: {kept[case.name]['ratio']['median']:.2f} times torch", flush=True)
         except CheckFailed as error:
-            failed.append(str(error))
+            failed[case.name] = str(error)
             print(f"not timed: {error}", flush=True)
     records = [kept[case.name] for case in cases() if case.name in kept]
-    facts = {"machine": machine.describe(), "seed": args.seed, "records": records, "failed": failed}
+    facts = {
+        "machine": machine.describe(),
+        "seed": args.seed,
+        "records": records,
+        "failed": list(failed.values()),
+    }
     (args.output / "attention.json").write_text(json.dumps(facts, indent=1))
     (args.output / "attention.md").write_text(table(records) + "\n")
     if any(_in_plot(record) for record in records):

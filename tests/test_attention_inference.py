@@ -88,7 +88,6 @@ def test_who_watches_goes_the_general_way(general):
         (lambda q, k, v: (q[0, 0, 0], k, v), RuntimeError, "at least 2 dimensional"),
         (lambda q, k, v: (q.int(), k.int(), v.int()), RuntimeError, "floating point"),
         (lambda q, k, v: (None, k, v), TypeError, "must be Tensor"),
-        (lambda q, k, v: (q.to_sparse(), k, v), NotImplementedError, "Sparse"),
     ],
 )
 def test_errors_have_the_general_words(change, kind, match):
