@@ -112,7 +112,8 @@ def _backward(p: Problem, device: Device, wide: int, which: str) -> Tiles:
     if wide <= 64:
         if from_memory and not p.extras:
             return Tiles(64, 128, 8, 2, "narrow")
-        return Tiles(64, 64, 8 if p.extras else 4, 2, "narrow, with fewer registers to a number")
+        queries = 64 if from_memory or not p.extras else 32
+        return Tiles(queries, 64, 4, 2, "narrow, with more registers to a number")
     if wide <= 128:
         return Tiles(128 if from_memory and not p.extras else 64, 64, 8, 2, "128 wide")
     return Tiles(64, 32, 8, 2, "256 wide")
