@@ -1,6 +1,7 @@
 """Attention's Triton kernels by Triton's interpreter, against the rule of `tests/equality.py`.
 
-Tiles are small here, so that few numbers are several tiles: 16 queries, 32 or 64 keys.
+Tiles are small here, so that few numbers are several tiles: 16 queries, 32 or 64 keys. Heads are
+wide enough for one draw to be no matter of luck.
 """
 
 import functools
@@ -82,13 +83,13 @@ def test_options(score, dtype, name, tiles):
     if "dropout" in "".join(OPTIONS[name]) and score == "dot":
         tiles(block_n=64)  # where four keys' bits come from one counter
     options = _SMALL.get(name, OPTIONS[name])
-    hold(Case(dtype, score, 17, 33, 1, 2, width=6, value_width=5, options=options))
+    hold(Case(dtype, score, 17, 33, 1, 2, width=16, value_width=9, options=options))
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
 @pytest.mark.parametrize("score", ["general", "cosine", "location", "scaled_dot"])
 def test_scores(score, dtype):
-    hold(Case(dtype, score, 18, 34, 1, 2, width=5, value_width=4, options=("window=9,3",)))
+    hold(Case(dtype, score, 18, 34, 1, 2, width=16, value_width=4, options=("window=9,3",)))
 
 
 # Around the tiles of 16 queries and 32 keys, and where there is but one.
@@ -108,27 +109,27 @@ def test_sizes_around_the_tiles(score, queries, keys):
 
 @pytest.mark.parametrize("score", ["dot", "additive"])
 def test_grouped_heads(score):
-    hold(Case(F32, score, 17, 33, 1, 4, 2, 4, 3, ("causal",)))
+    hold(Case(F32, score, 17, 33, 1, 4, 2, 8, 3, ("causal",)))
 
 
 @pytest.mark.parametrize("score", ["dot", "additive"])
 def test_sums_over_wide_heads_in_parts(score, tiles):
     tiles(part=16)
-    hold(Case(F32, score, 17, 33, 1, 1, width=20, value_width=33, options=("window=9,20",)))
+    hold(Case(F32, score, 17, 33, 1, 2, width=20, value_width=33, options=("window=9,20",)))
 
 
 def test_packed_sequences():
-    hold(Case(F32, "dot", 40, 50, 1, 1, width=4, value_width=4, options=("cu_seqlens", "causal")))
+    hold(Case(F32, "dot", 40, 50, 1, 2, width=16, options=("cu_seqlens", "causal")))
 
 
 @pytest.mark.parametrize("size", [0.01, 3.0, 30.0])
 def test_additive_on_both_sides_of_the_guard(size):
-    hold(Case(F32, "additive", 16, 33, 1, 2, width=4, options=(f"big={size}",)))
+    hold(Case(F32, "additive", 16, 33, 1, 2, width=16, options=(f"big={size}",)))
 
 
 def test_pairs_are_an_option(monkeypatch):
     monkeypatch.setattr(attention_call, "PAIRED", False)
-    hold(Case(F32, "additive", 16, 33, 1, 2, width=4))
+    hold(Case(F32, "additive", 16, 33, 1, 2, width=16))
 
 
 # --- few queries ----------------------------------------------------------------------------
@@ -152,7 +153,7 @@ def test_few_queries(score, queries, kv_heads, changes, tiles):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention_call, "choose", forced)
         options = ("lengths", "return_lse") if kv_heads else ("return_lse", "dropout=0.2")
-        hold(Case(F32, score, queries, 130, 1, 2, kv_heads, 4, 3, options))
+        hold(Case(F32, score, queries, 130, 1, 2, kv_heads, 16, 3, options))
 
 
 def test_parts_without_a_key_weigh_nothing(tiles):
@@ -344,7 +345,6 @@ def test_float32_products_follow_torchs_switch():
 
 @pytest.mark.parametrize("fault", ["hull", "delta", "dropout", "seers"])
 def test_the_rule_sees_a_fault(fault, monkeypatch, tiles):
-    from fastrnn.gpu import attention
     from fastrnn.kernels import attention_backward, attention_forward, attention_spans
 
     options = ("window=6,2",)
@@ -377,6 +377,5 @@ def test_the_rule_sees_a_fault(fault, monkeypatch, tiles):
                 return launch
 
         monkeypatch.setattr(attention_spans, "seers", Short())
-    assert attention.attention
     with pytest.raises(AssertionError, match="error"), threads(1):
-        hold(Case(F32, "dot", 33, 40, 1, 2, width=4, value_width=4, options=options))
+        hold(Case(F32, "dot", 33, 40, 1, 2, width=16, options=options))

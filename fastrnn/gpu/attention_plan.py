@@ -67,7 +67,7 @@ def _choose(p: Problem, device: Device, which: str) -> Tiles:
     if which in ("matrix", "mask_gradient"):
         if _bytes(p) == 4 and wide > 64:
             return Tiles(32, 32, 4, 1, "a square to write or to sum, in parts", part=_PART)
-        return Tiles(64, 64, 4, 1, "a square to write or to sum")
+        return Tiles(64, 64, 4 if wide <= 64 else 8, 1, "a square to write or to sum")
     return _backward(p, device, wide, which)
 
 
@@ -89,6 +89,8 @@ def _forward(p: Problem, device: Device, wide: int) -> Tiles:
             return Tiles(128, 64, 8, 3, "fewer keys, for three stages of them")
         if device.capability < (9, 0):
             return Tiles(64, 32, 8, 2, "256 wide, the queries in registers")
+        if device.capability >= (10, 0):
+            return Tiles(64, 64, 8, 2, "256 wide, sums read back into registers")
         return Tiles(128, 64, 8, 2, "256 wide: two stages of keys fill the shared memory")
     if wide <= 64:
         return Tiles(64, 32, 4, 2, "float32, narrow")
@@ -100,26 +102,33 @@ def _backward(p: Problem, device: Device, wide: int, which: str) -> Tiles:
     if p.Tq == 1:
         return Tiles(1, 16 if wide > 128 else 32, 4, 1, "one query")
     if _bytes(p) == 4:
-        if wide <= 64:
+        if wide <= 64 and not _split(p):
             return Tiles(32, 64, 4, 1, "float32, narrow")
         return _float32(p, wide, 16 if of_keys else 32)
+    if of_keys:
+        return _of_keys(p, device, wide)
     # From Hopper on matrix units read both operands from shared memory; before, from registers.
     from_memory = device.capability >= (9, 0)
     if wide <= 64:
-        if p.extras:
-            return Tiles(32 if of_keys else 64, 64, 4, 2, "narrow, with more to each number")
-        if from_memory:
+        if from_memory and not p.extras:
             return Tiles(64, 128, 8, 2, "narrow")
-        if of_keys:
-            return Tiles(32, 128, 8, 2, "narrow, operands in registers")
-        return Tiles(64, 64, 4, 2, "narrow, operands in registers")
+        queries = 64 if from_memory or not p.extras else 32
+        return Tiles(queries, 64, 4, 2, "narrow, with more registers to a number")
     if wide <= 128:
-        if of_keys:
-            keys = 128 if from_memory and not p.extras else 64
-            return Tiles(32, keys, 8, 2, "both sums of a key held: few queries")
-        queries = 128 if from_memory and not p.extras else 64
-        return Tiles(queries, 64, 8, 2, "128 wide")
-    return Tiles(16, 64, 8, 2, "256 wide") if of_keys else Tiles(64, 32, 8, 2, "256 wide")
+        return Tiles(128 if from_memory and not p.extras else 64, 64, 8, 2, "128 wide")
+    return Tiles(64, 32, 8, 2, "256 wide")
+
+
+def _of_keys(p: Problem, device: Device, wide: int) -> Tiles:
+    """Both sums of a key are held. Only Hopper has room for many keys beside the operands."""
+    hopper = device.capability[0] == 9
+    if p.extras:
+        return Tiles(32 if wide <= 128 else 16, 64 if wide <= 128 else 32, 8, 2, "few of both")
+    if wide <= 64:
+        return Tiles(64 if hopper else 32, 128, 8, 2, "narrow: many keys")
+    if wide <= 128:
+        return Tiles(32, 128 if hopper else 64, 8, 2, "128 wide: few queries")
+    return Tiles(16, 32 if device.capability >= (10, 0) else 64, 8, 2, "256 wide: few of both")
 
 
 def _float32(p: Problem, wide: int, queries: int) -> Tiles:
@@ -139,7 +148,8 @@ def _additive(p: Problem, device: Device, which: str) -> Tiles:
     if _bytes(p) == 4 and wide > 64:
         queries = 16 if which == "of_keys" else 32
         return Tiles(queries, 32, 8, 1, "wide values of float32: sums in parts", part=_PART)
-    return Tiles(32, 64, 4, 1, "tanh bounds it: any tile that fills the matrix units")
+    warps = 8 if which == "of_keys" and wide > 64 else 4
+    return Tiles(32, 64, warps, 1, "tanh bounds it: any tile that fills the matrix units")
 
 
 def shared(tiles: Tiles, p: Problem, which: str) -> int:
