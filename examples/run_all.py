@@ -45,7 +45,8 @@ def page(records: Sequence[dict[str, Any]]) -> str:
     for found in records:
         machine = f"{found['machine']}, {found['threads']} thread{'s' * (found['threads'] > 1)}"
         ratios = ", ".join(f"{n} {c['ratio']:.2f}" for n, c in found["comparisons"].items())
-        once = [ratios, f"{found['seconds']:.0f}", found["date"], machine]
+        seconds = found.get("core_seconds")  # not in records that predate it
+        once = [ratios, "" if seconds is None else f"{seconds:.0f}", found["date"], machine]
         name = f"[{found['program']}](#{found['program']})"
         for metric in metrics(found):
             lines.append(f"| {' | '.join([name, metric.name, *metric.words(), *once])} |")
