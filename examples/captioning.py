@@ -24,6 +24,7 @@ from harness import Metric, Options, Result, build, compare, fit, main, picture,
 LINES, COLUMNS, CELL = 2, 4, 11  # a digit of 8 x 8 points lies anywhere in a cell
 HEIGHT, WIDTH = LINES * CELL, COLUMNS * CELL
 LEAST, MOST = 2, 4
+TEST = 2000
 START, END = 10, 11  # behind the ten digits
 Batch = tuple[Tensor, Tensor]  # pictures, and what is to be written: START digits END END ...
 
@@ -138,11 +139,13 @@ def run(options: Options) -> Result:
     )
     batch = batches(images, labels)
     pictures, said = compose(
-        test_images, test_labels, 2000, torch.Generator().manual_seed(1), warp=False
+        test_images, test_labels, TEST, torch.Generator().manual_seed(1), warp=False
     )
     model = build(options, lambda: make(options.hidden))
     result = Result()
-    result.comparisons["LSTM, additive attention"] = compare(model, batch, loss, options, steps=10)
+    result.comparisons["LSTM, additive attention"] = compare(
+        model, batch, loss, options, seconds=3.0
+    )
     result.losses["captioning"] = fit(model, batch, loss, options, "captioning", rate=4e-3)
 
     found = {"greedy": right(write(model, pictures), said),

@@ -132,7 +132,7 @@ def run(options: Options) -> Result:
         model = build(options, lambda v=variant: v.make(options.hidden))  # type: ignore[misc]
         batch = batches(train, variant.told)
         if name in ("context both ways", "state and output, free running"):
-            result.comparisons[name] = compare(model, batch, loss, options, steps=7, rate=1e-2)
+            result.comparisons[name] = compare(model, batch, loss, options, seconds=3.0, rate=1e-2)
         # Steps told are one call, steps run freely one call each.
         result.losses[name] = fit(model, batch, loss, options, name, rate=1e-2)
         seen = OBSERVED if variant.told else 0
@@ -176,7 +176,12 @@ def run(options: Options) -> Result:
                 axis.plot(range(1, len(found) + 1), found, label=variant.name)
             axis.set(xlabel="horizon, steps", ylabel="error", ylim=(0, None))
         axes[0, 0].set_title("nothing observed")
-        axes[0, 1].plot(range(1, 61), curves["the last angle seen"], "k:", label="the last angle")
+        axes[0, 1].plot(
+            range(1, STEPS - OBSERVED + 1),
+            curves["the last angle seen"],
+            "k:",
+            label="the last angle",
+        )
         axes[0, 1].set_title(f"{OBSERVED} steps observed, no context")
         one = test.take(torch.tensor([0], device=test.drive.device))
         axes[0, 2].plot(one.angle[0, :, 1].cpu(), "k", lw=3, alpha=0.3, label="the pendulum")

@@ -50,14 +50,14 @@ def tours(given: Tensor) -> Tensor:
         for j in range(m):
             rest = subset & ~(1 << j)
             if rest and rest != subset:
-                best, where = (length[:, rest] + between[:, :, j]).min(1)
-                length[:, subset, j], before[:, subset, j] = best, where
-    subset = torch.full((rows,), (1 << m) - 1)
+                through = length[:, rest] + between[:, :, j]
+                length[:, subset, j], before[:, subset, j] = through.min(1)
+    left = torch.full((rows,), (1 << m) - 1)
     last = (length[:, -1] + far[:, 1:, 0]).argmin(1)
     backwards = []
     for _ in range(m):
         backwards.append(last + 1)
-        last, subset = before[everyone, subset, last], subset - (1 << last)
+        last, left = before[everyone, left, last], left - (1 << last)
     found = torch.stack([torch.zeros_like(last), *reversed(backwards)], 1)
     places = order.gather(1, found)
     clockwise = areas(given, places + 1) < 0

@@ -124,7 +124,7 @@ def run(options: Options) -> Result:
         tests[name] = examples(sizes, solve, TEST, 2 * options.seed + 1, options.device)
         model = build(options, lambda n=name: PointerNetwork(2, options.hidden, all=n == "tour"))  # type: ignore[misc]
         batch = batches(train)
-        result.comparisons[name] = compare(model, batch, loss, options, steps=10)
+        result.comparisons[name] = compare(model, batch, loss, options, seconds=3.0)
         result.losses[name] = fit(model, batch, loss, options, name)
         models[name] = model
 

@@ -96,6 +96,12 @@ VARIANTS = (
     Variant("back: general", "general", back=True),
     Variant("back: additive", "additive", back=True),
 )
+# As lines against the source's length, and as heat maps.
+LINES = (
+    "fixed context", "fixed, source reversed", "fixed, deep", "fixed, bidirectional", "general",
+    "additive", "local, predicted",
+)  # fmt: skip
+DRAWN = ("additive", "general", "location", "local, predicted", "back: additive")
 
 
 def loss(model: EncoderDecoder, batch: Batch) -> Tensor:
@@ -133,7 +139,7 @@ def run(options: Options) -> Result:
         steps = options.steps * (1 if variant.attention else FIXED)
         batch = batches(train, steps, variant.scheduled)
         if name in ("fixed context", "additive"):
-            result.comparisons[name] = compare(model, batch, loss, options, steps=10, rate=1e-2)
+            result.comparisons[name] = compare(model, batch, loss, options, seconds=3.0, rate=1e-2)
         result.losses[name] = fit(model, batch, loss, options, name, steps=steps, rate=1e-2)
         scores[name] = score(model, test)
         if variant.attention is not None:
@@ -149,12 +155,10 @@ def run(options: Options) -> Result:
         goal = 0.98 if name in ("additive", "general", "back: additive") else None
         result.metrics.append(Metric(f"exact match, {name}", found.greedy, goal))
 
-    lines = ("fixed context", "fixed, source reversed", "fixed, deep", "fixed, bidirectional",
-             "general", "additive", "local, predicted")  # fmt: skip
     with picture(options, 2, 3, (15, 7)) as axes:
-        draw_lengths(axes[0, 0], {name: scores[name] for name in lines}, dashed=lines[:4])
-        drawn = ("additive", "general", "location", "local, predicted", "back: additive")
-        for axis, name in zip(axes.flat[1:], drawn, strict=True):
+        lines = {name: scores[name] for name in LINES if name in scores}
+        draw_lengths(axes[0, 0], lines, dashed=[n for n in lines if n.startswith("fixed")])
+        for axis, name in zip(axes.flat[1:], DRAWN, strict=False):
             draw_weights(axis, name, looked[name])
     return result
 

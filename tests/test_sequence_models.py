@@ -144,7 +144,7 @@ def test_input_feeding_feeds():
     plain, fed = model(), model(input_feeding=True)
     source, lengths, previous = batch()
     state = fed.start(source, lengths)
-    first, state = fed.step(previous[:, 0], state)
+    _, state = fed.step(previous[:, 0], state)
     other = state._replace(feed=state.feed + 1)
     assert not torch.allclose(
         fed.step(previous[:, 1], state)[0], fed.step(previous[:, 1], other)[0]

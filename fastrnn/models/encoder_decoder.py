@@ -50,7 +50,8 @@ class EncoderDecoder(nn.Module):
         flows through the drawing (Bengio et al. 2015). Arguments and logits as `forward`'s.
         """
         state = self.start(source, lengths)
-        token, logits = previous[:, :1], []
+        token = previous[:, :1]
+        logits: list[Tensor] = []
         for step in range(previous.shape[1]):
             if step:
                 odds = torch.softmax(logits[-1].detach().squeeze(1), -1)
