@@ -29,8 +29,8 @@ def metrics(record: dict[str, Any]) -> list[Metric]:
     return [Metric(**metric) for metric in record["metrics"]]
 
 
-def page(records: Sequence[dict[str, Any]]) -> str:
-    """RESULTS.md: one table of all figures, then what each program found."""
+def page(records: Sequence[dict[str, Any]], missing: Sequence[str] = ()) -> str:
+    """RESULTS.md: one table of all figures, what is missing, then what each program found."""
     lines = [
         "# What the programs reached",
         "",
@@ -51,6 +51,8 @@ def page(records: Sequence[dict[str, Any]]) -> str:
         for metric in metrics(found):
             lines.append(f"| {' | '.join([name, metric.name, *metric.words(), *once])} |")
             name, once = "", [""] * 4
+    if missing:
+        lines += ["", f"No record yet of: {', '.join(missing)}."]
     for found in records:
         lines += ["", f"## {found['program']}", ""]
         options = " ".join(f"--{key} {value}" for key, value in found["options"].items())
@@ -72,8 +74,8 @@ def gather() -> None:
     """Write RESULTS.md from the records that are there."""
     paths = [RECORDS / f"{name}.json" for name in PROGRAMS]
     records = [json.loads(path.read_text()) for path in paths if path.exists()]
-    (HERE / "RESULTS.md").write_text(page(records))
     missing = [path.stem for path in paths if not path.exists()]
+    (HERE / "RESULTS.md").write_text(page(records, missing))
     if missing:
         print(f"no record yet of: {', '.join(missing)}", file=sys.stderr)
 
