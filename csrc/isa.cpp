@@ -1,6 +1,7 @@
 // All kernels of one instruction set. Compiled once for each, with FASTRNN_ISA naming
 // the set and its namespace. No STL here: a function of it, compiled with these
 // machine flags, could be the copy that the linker keeps for everybody.
+#include "layer.h"
 #include "linear.h"
 #include "outer.h"
 #include "scan.h"
@@ -14,7 +15,9 @@ namespace FASTRNN_ISA {
 
 template <class Cell, class S>
 constexpr Kernel kernel() {
+  using Whole = Layer<Cell, S>;
   return {&Forward<Cell, S>::entry, &Backward<Cell, S>::entry, &Step<Cell, S>::entry,
+          &Whole::entry,            &Whole::pack_weights,      &Whole::bytes,
           &Forward<Cell, S>::bytes, &Backward<Cell, S>::bytes, Cell::kGates,
           1 + Cell::kExtra,         Cell::kSaved};
 }

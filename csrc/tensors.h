@@ -1,14 +1,27 @@
-// Reads tensors of torch by their Python attributes: the extension is built without torch.
+// Reads tensors of torch from their Python objects: the extension is built without torch.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+#include <initializer_list>
+
 namespace fastrnn {
 
-// The addresses of tensors, if their address, dtype and shape tell all about each: plain
-// contiguous ones on the CPU. Else None. Reading the attributes here takes half as long as
-// in Python, and a single step has ten tensors.
-pybind11::object addresses(pybind11::handle dtype, const pybind11::list& tensors,
-                           const pybind11::list& shapes);
+// A tensor of which address, dtype and shape tell all: a plain contiguous one on the CPU.
+struct Plain {
+  char* data = nullptr;
+  int dtype = -1;  // as in DType
+  int rank = 0;
+  int64_t shape[3] = {};
+
+  // Whether `object` is one, of at most three dimensions.
+  bool read(PyObject* object);
+  // The same, of this dtype and shape.
+  bool read(PyObject* object, int of_dtype, std::initializer_list<int64_t> of_shape);
+};
+
+// input.new_empty(shape)
+pybind11::object new_empty(PyObject* input, std::initializer_list<int64_t> shape);
 
 }  // namespace fastrnn

@@ -97,17 +97,10 @@ class Recurrent(nn.RNNBase):
             return None
         if self.training and self.dropout and self.num_layers > 1:
             return None
-        spec = self._spec()
-        pair = len(spec.states) > 1
-        states = () if hx is None else hx if pair else (hx,)
-        if hx is not None and not (
-            isinstance(states, (tuple, list)) and len(states) == len(spec.states)
-        ):
-            return None
         found = inference.layers(
-            spec,
+            self._spec(),
             input.transpose(0, 1).contiguous() if self.batch_first else input,
-            states,
+            hx,
             read_weights(self, self._flat_weights_names),
             self.hidden_size,
             self.proj_size,
@@ -118,9 +111,9 @@ class Recurrent(nn.RNNBase):
         )
         if found is None:
             return None
-        output, finals = found
+        output, *finals = found
         return output.transpose(0, 1) if self.batch_first else output, (
-            tuple(finals) if pair else finals[0]  # type: ignore[return-value]
+            finals[0] if len(finals) == 1 else tuple(finals)  # type: ignore[return-value]
         )
 
     def _spec(self) -> CellSpec:
