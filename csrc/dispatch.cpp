@@ -25,6 +25,9 @@ ISA(avx2)
 #if defined(FASTRNN_HAS_AVX512)
 ISA(avx512)
 #endif
+#if defined(FASTRNN_HAS_AVX512BF16)
+ISA(avx512bf16)
+#endif
 #if defined(FASTRNN_HAS_AMX)
 ISA(amx)
 #endif
@@ -34,12 +37,10 @@ namespace {
 
 #if defined(__x86_64__)
 
-bool has_amx_and_bf16() {
+bool has_amx() {
   unsigned a, b, c, d;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  const bool tiles = (d >> 22 & 1) && (d >> 24 & 1) && (d >> 25 & 1);
-  if (!tiles || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return false;
-  return a >> 5 & 1;
+  return (d >> 22 & 1) && (d >> 24 & 1) && (d >> 25 & 1);
 }
 
 // Linux hands out the tiles' state only to who asks for it.
@@ -61,6 +62,12 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
+// Products of bfloat16 pairs: Cooper Lake, Zen 4, and all with AMX.
+bool has_avx512bf16() {
+  unsigned a, b, c, d;
+  return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+}
+
 #endif
 
 std::vector<const Table*> find_tables() {
@@ -71,8 +78,11 @@ std::vector<const Table*> find_tables() {
 #if defined(FASTRNN_HAS_AVX512)
   if (has_avx512()) found.push_back(&avx512::table);
 #endif
+#if defined(FASTRNN_HAS_AVX512BF16)
+  if (has_avx512bf16()) found.push_back(&avx512bf16::table);
+#endif
 #if defined(FASTRNN_HAS_AMX)
-  if (has_avx512() && has_amx_and_bf16() && may_use_amx()) found.push_back(&amx::table);
+  if (has_avx512bf16() && has_amx() && may_use_amx()) found.push_back(&amx::table);
 #endif
   return found;
 }
@@ -84,7 +94,7 @@ const std::vector<const Table*>& tables() {
 
 // FASTRNN_ISA is a cap: a set this processor lacks leaves the best one below it.
 const Table* initial_table() {
-  static const char* const kOrder[] = {"baseline", "avx2", "avx512", "amx"};
+  static const char* const kOrder[] = {"baseline", "avx2", "avx512", "avx512bf16", "amx"};
   const char* cap = std::getenv("FASTRNN_ISA");
   if (cap == nullptr || *cap == '\0') return tables().back();
   const Table* best = nullptr;
@@ -94,7 +104,8 @@ const Table* initial_table() {
     if (std::string(name) == cap) return best;
   }
   throw std::invalid_argument(
-      "FASTRNN_ISA should be one of baseline, avx2, avx512, amx, got: '" + std::string(cap) + "'");
+      "FASTRNN_ISA should be one of baseline, avx2, avx512, avx512bf16, amx, got: '" +
+      std::string(cap) + "'");
 }
 
 std::atomic<const Table*>& current() {

@@ -94,6 +94,14 @@ struct Additive {
     else
       backward_blocks<false>(queries, keys, ds, dq, dq_step, dk);
   }
+  // The same of query r and keys [first, last) alone.
+  void backward_of(int64_t r, int64_t first, int64_t last, const C* ds, C* dq, C* dk) {
+    for (int64_t e = 0; e < padded; e += W) {
+      V sums = V{};
+      backward_rows<false, 1>(r, first, last, e, ds - r * kKeys, dq - r * padded, padded, dk, sums);
+      store(total + e, sums);
+    }
+  }
   void finish(C* row) const {
     for (int64_t e = 0; e < padded; e += W) store(row + e, load(row + e) * load(vector + e));
   }
@@ -160,14 +168,14 @@ struct Additive {
     for (int64_t e = 0; e < padded; e += W) {
       V sums = V{};  // of ds r where paired, else of ds tanh
       int64_t r = 0;
-      for (; r + 4 <= queries; r += 4) backward_rows<kPaired, 4>(r, keys, e, ds, dq, dq_step, dk, sums);
-      for (; r < queries; ++r) backward_rows<kPaired, 1>(r, keys, e, ds, dq, dq_step, dk, sums);
+      for (; r + 4 <= queries; r += 4) backward_rows<kPaired, 4>(r, 0, keys, e, ds, dq, dq_step, dk, sums);
+      for (; r < queries; ++r) backward_rows<kPaired, 1>(r, 0, keys, e, ds, dq, dq_step, dk, sums);
       store(total + e, kPaired ? all - 2 * sums : sums);
     }
   }
 
   template <bool kPaired, int R>
-  inline void backward_rows(int64_t r, int64_t keys, int64_t e, const C* ds, C* dq,
+  inline void backward_rows(int64_t r, int64_t k, int64_t keys, int64_t e, const C* ds, C* dq,
                             int64_t dq_step, C* dk, V& sums) {
     V q[R], acc[R], some = V{};
     for (int i = 0; i < R; ++i) {
@@ -176,7 +184,6 @@ struct Additive {
     }
     const C* from = (kPaired ? key_rows_exp : key_rows) + e;
     const C* d = ds + r * kKeys;
-    int64_t k = 0;
     if constexpr (kPaired) {
       for (; k + 2 <= keys; k += 2) {
         const V k1 = load(from + k * padded), k2 = load(from + (k + 1) * padded);

@@ -28,10 +28,11 @@ struct TileGradient {
 
   Score<S> score;
   const int64_t width;      // Ev in whole vectors
-  C *s, *d, *f, *slope;     // weights; their gradients, then the scores'
+  C *f, *slope, *kept;      // of a row: factors, derivatives of the cap, softmax
+  C *s, *d;                 // weights; their gradients, then the scores'
   T *value, *grad_out;      // right [Ev units][kKeys]; left [q][Ev units]
   C* zero_sum;              // [q]: what the softmax takes off: sum of weight x gradient
-  RowBlock<S> grad_block{};
+  RowBlock<S> query_block{}, grad_block{}, key_block{};
 
   TileGradient(const AttentionArgs& a, Arena& arena)
       : score(a, arena, true), width(round_up(a.Ev, W)) {
@@ -40,6 +41,7 @@ struct TileGradient {
     d = arena.take<C>(kQueries * kKeys);
     f = arena.take<C>(kKeys);
     slope = arena.take<C>(kKeys);
+    kept = arena.take<C>(kKeys);
     value = arena.take<T>(units * kKeys);
     grad_out = arena.take<T>(kQueries * units);
     zero_sum = arena.take<C>(kQueries);
@@ -47,7 +49,8 @@ struct TileGradient {
 
   void set_keys(const AttentionArgs& a, int64_t b, int64_t h, int64_t k0, int64_t keys,
                 KeyRange seen) {
-    score.set_keys(keys_of<S>(a, a.key, a.E, b, h, k0, keys, seen), true);
+    key_block = keys_of<S>(a, a.key, a.E, b, h, k0, keys, seen);
+    score.set_keys(key_block, true);
     Op::right_columns(keys_of<S>(a, a.value, a.Ev, b, h, k0, keys, seen), value, kKeys);
   }
 
@@ -61,7 +64,7 @@ struct TileGradient {
       g.from = q.from, g.to = q.to;
     }
     score.set_queries(q, true);
-    grad_block = g;
+    query_block = q, grad_block = g;
     Op::left(g, grad_out);
     for (int64_t t = t0; t < t1; ++t) {
       const S *o = at<S>(a.out, b, h, t), *d_o = at<S>(a.grad_out, b, h, t);
@@ -70,7 +73,7 @@ struct TileGradient {
         const int n = int(min_of(W, a.Ev - x));
         sum += load(o + x, n) * load(d_o + x, n);
       }
-      zero_sum[t - t0] = sum_lanes<C>(sum) - (a.grad_row.data ? at<C>(a.grad_row, b, h, t) : 0);
+      zero_sum[t - t0] = sum_lanes<C>(sum);
     }
   }
 
@@ -102,10 +105,26 @@ struct TileGradient {
     if (lse == -kInfinity) lse = kInfinity;  // nothing was seen: weights 0
     const bool capped = a.softcap != 0;
     row.finish_scores(s, k0, keys, capped ? slope : nullptr);
+    // Where the tile holds all that a query sees, the mean that the softmax takes off is summed
+    // from the gradients themselves, not from the output: where one weight is nearly 1 the
+    // difference is nearly nothing, and the two sums would be rounded apart.
+    const bool whole = k0 <= row.first && row.last <= k0 + keys;
     const bool found = a.grad_found.data;
+    if (row.weighted) row.factors(k0, keys, f);
+    if (whole) {
+      V sum = V{};
+      for (int64_t i = 0; i < keys; i += W) {
+        const V x = load(s + i), p = seen(x, exp_of_difference<C>(x - lse));
+        store(kept + i, p);
+        sum += seen(x, p * (row.weighted ? load(d + i) * load(f + i) : load(d + i)));
+      }
+      zero = sum_lanes<C>(sum);
+    }
+    if (a.grad_row.data) zero -= at<C>(a.grad_row, row.b, row.h, row.t);
     if (!row.weighted && !found) {
       for (int64_t i = 0; i < keys; i += W) {
-        const V x = load(s + i), p = exp_of_difference<C>(x - lse);
+        const V x = load(s + i);
+        const V p = whole ? load(kept + i) : seen(x, exp_of_difference<C>(x - lse));
         store(s + i, p);
         V ds = seen(x, p * (load(d + i) - zero));
         if (capped && before_cap) ds *= load(slope + i);
@@ -115,11 +134,11 @@ struct TileGradient {
     }
     const S* g = found ? at<S>(a.grad_found, row.b, row.h, row.t) + k0 : nullptr;
     const bool logs = a.extra == Extra::kLogProbabilities;
-    if (row.weighted) row.factors(k0, keys, f);
     V centre = V{}, spread = V{};
     const V numbers = lane_numbers<C>();
     for (int64_t i = 0; i < keys; i += W) {
-      const V x = load(s + i), p = exp_of_difference<C>(x - lse);
+      const V x = load(s + i);
+      const V p = whole ? load(kept + i) : seen(x, exp_of_difference<C>(x - lse));
       const V factor = row.weighted ? load(f + i) : broadcast<C>(1);
       const V extra = found ? load(g + i, int(min_of(W, keys - i))) : V{};
       const V da = logs ? load(d + i) : load(d + i) + extra;
@@ -142,8 +161,9 @@ struct TileGradient {
     }
   }
 
-  // What is not seen has gradient 0, even where its value's gradient is infinite.
-  static inline V seen(V score, V gradient) { return score == -kInfinity ? V{} : gradient; }
+  // What is not seen has weight and gradient 0, even where the query or the value's gradient is
+  // not finite.
+  static inline V seen(V score, V number) { return score == -kInfinity ? V{} : number; }
 };
 
 template <template <class> class Score, class S>
@@ -159,7 +179,7 @@ struct AttentionBackward {
     int64_t key_width, value_width;
     C *dk, *dv, *dk_head;
     T *grad_out, *weights;   // right [q units][Ev]; left, transposed
-    int64_t* ranges;         // [group][query blocks][2]
+    KeysSeen* ranges;        // [group][query blocks]
     Scratch(const AttentionArgs& a, Arena& arena)
         : tile(a, arena), key_width(round_up(a.E, W)), value_width(round_up(a.Ev, W)) {
       dk = arena.take<C>(kKeys * key_width);
@@ -167,7 +187,7 @@ struct AttentionBackward {
       dv = arena.take<C>(kKeys * value_width);
       grad_out = arena.take<T>(kQueries * value_width);
       weights = arena.take<T>(kQueries * kKeys);
-      ranges = arena.take<int64_t>(a.H / a.Hk * ceil_div(a.Tq, kQueries) * 2);
+      ranges = arena.take<KeysSeen>(a.H / a.Hk * ceil_div(a.Tq, kQueries));
     }
   };
 
@@ -199,17 +219,15 @@ struct AttentionBackward {
         for (int64_t e = 0; e < m.key_width; e += W) store(to + e, V{});
       }
       for (int64_t i = 0; i < query_blocks; ++i) {
-        const KeyRange seen = keys_seen<S>(a, b, hk * group + g, i * kQueries,
-                                           min_of(a.Tq, (i + 1) * kQueries));
-        int64_t* range = m.ranges + (g * query_blocks + i) * 2;
-        range[0] = seen.first, range[1] = seen.last;
+        KeysSeen& sight = m.ranges[g * query_blocks + i];
+        sight = keys_seen<S>(a, b, hk * group + g, i * kQueries, min_of(a.Tq, (i + 1) * kQueries));
+        const KeyRange seen = sight.by_any;
         if (seen.first < seen.last)
           all = {min_of(all.first, seen.first), max_of(all.last, seen.last)};
       }
     }
     for (int64_t block = from; block < to; ++block) {
       const int64_t k0 = block * kKeys, keys = min_of(kKeys, a.Tk - k0);
-      const int64_t columns = round_up(keys, W);
       for (int64_t i = 0; i < keys * m.key_width; i += W) store(m.dk + i, V{});
       for (int64_t i = 0; i < keys * m.value_width; i += W) store(m.dv + i, V{});
       bool packed = false;
@@ -217,8 +235,8 @@ struct AttentionBackward {
         const int64_t h = hk * group + g;
         bool met = false;
         for (int64_t i = 0; i < query_blocks; ++i) {
-          const int64_t* range = m.ranges + (g * query_blocks + i) * 2;
-          if (range[0] >= k0 + keys || range[1] <= k0) continue;
+          const KeysSeen& sight = m.ranges[g * query_blocks + i];
+          if (sight.by_any.first >= k0 + keys || sight.by_any.last <= k0) continue;
           if (!packed) m.tile.set_keys(a, b, h, k0, keys, all);
           packed = true;
           if (!met) {
@@ -227,8 +245,8 @@ struct AttentionBackward {
           }
           met = true;
           const int64_t t0 = i * kQueries, t1 = min_of(a.Tq, t0 + kQueries);
-          one_tile(a, m, b, h, t0, t1, k0, keys, columns, partial + (g * a.Tq + t0) * step, step,
-                   slice);
+          one_tile(a, m, b, h, t0, t1, k0, keys, sight.partly(k0, keys),
+                   partial + (g * a.Tq + t0) * step, step, slice);
         }
         if (!met) continue;
         for (int64_t r = 0; r < keys; ++r) m.tile.score.finish(m.dk_head + r * m.key_width);
@@ -287,12 +305,18 @@ struct AttentionBackward {
   }
 
   static void one_tile(const AttentionArgs& a, Scratch& m, int64_t b, int64_t h, int64_t t0,
-                       int64_t t1, int64_t k0, int64_t keys, int64_t columns, C* partial,
+                       int64_t t1, int64_t k0, int64_t keys, bool partly, C* partial,
                        int64_t step, int64_t slice) {
-    const int64_t queries = t1 - t0;
+    const int64_t queries = t1 - t0, columns = round_up(keys, W);
     m.tile.set_queries(a, b, h, t0, t1);
     m.tile.compute(a, b, h, t0, t1, k0, keys, a.centre.data ? partial + step - W : nullptr, step,
                    true);
+    // The products below multiply with the zeros of keys not seen, too: 0 x NaN.
+    if (partly && !(finite(m.tile.query_block) && finite(m.tile.grad_block) &&
+                    finite(m.tile.key_block))) {
+      row_by_row(a, m, b, h, t0, t1, k0, keys, partial, step, slice);
+      return;
+    }
     Op::right_rows(m.tile.grad_block, m.grad_out, m.value_width);
     int64_t r, k;
     const T* left =
@@ -301,6 +325,22 @@ struct AttentionBackward {
                  m.dv, m.value_width, true);
     m.tile.score.backward(queries, keys, m.tile.d, partial, step, m.dk_head);
     if (a.grad_vector) m.tile.score.grad_vector(vector_of(a, b, h, slice));
+  }
+
+  // What `one_tile` adds, each query's to the keys that it sees alone.
+  static void row_by_row(const AttentionArgs& a, Scratch& m, int64_t b, int64_t h, int64_t t0,
+                         int64_t t1, int64_t k0, int64_t keys, C* partial, int64_t step,
+                         int64_t slice) {
+    for (int64_t r = 0; r < t1 - t0; ++r) {
+      const Row<S> row(a, b, h, t0 + r);
+      const int64_t first = max_of(row.first - k0, 0), last = min_of(row.last - k0, keys);
+      if (first >= last) continue;
+      const S* grad = m.tile.grad_block.row(r);
+      if (grad)
+        add_to_rows(grad, a.Ev, m.tile.s + r * kKeys, first, last, m.dv, m.value_width);
+      m.tile.score.backward_of(r, first, last, m.tile.d + r * kKeys, partial + r * step, m.dk_head);
+      if (a.grad_vector) m.tile.score.grad_vector(vector_of(a, b, h, slice));
+    }
   }
 };
 

@@ -19,6 +19,7 @@ struct Dot {
   T *query, *key;              // [q][depth]; [depth][kKeys]
   T *query_rows, *key_rows;    // [q units][padded]; [k units][padded]
   T *tile, *tile_transposed;
+  RowBlock<S> queries_set{}, keys_set{};
 
   Dot(const AttentionArgs& a, Arena& arena, bool backward)
       : E(a.E), depth(Op::units(a.E)), padded(round_up(a.E, W)) {
@@ -34,10 +35,12 @@ struct Dot {
   void set_head(const AttentionArgs&, int64_t, int64_t) {}
   void set_queries(const RowBlock<S>& block, bool backward) {
     Op::left(block, query);
+    queries_set = block;
     if (backward) Op::right_rows(block, query_rows, padded);
   }
   void set_keys(const RowBlock<S>& block, bool backward) {
     Op::right_columns(block, key, kKeys);
+    keys_set = block;
     if (backward) Op::right_rows(block, key_rows, padded);
   }
 
@@ -76,6 +79,14 @@ struct Dot {
     left = Op::left_tile_transposed(ds, kKeys, queries, columns, tile_transposed, r, k);
     matmul<C, T>(keys, padded, Op::units(queries), left, r, k, query_rows, padded, dk, padded,
                  true);
+  }
+
+  // The same of query r and keys [first, last) alone.
+  void backward_of(int64_t r, int64_t first, int64_t last, const C* ds, C* dq, C* dk) {
+    RowBlock<S> seen = keys_set;
+    seen.from = max_of(seen.from, first), seen.to = min_of(seen.to, last);
+    add_rows(seen, ds, dq);
+    if (const S* row = queries_set.row(r)) add_to_rows(row, E, ds, first, last, dk, padded);
   }
 
   // What the sums of `backward` still lack.

@@ -5,6 +5,8 @@
 //   follows is about these;
 //   scores(queries, keys, s): s[queries][kKeys], without the scale;
 //   backward(queries, keys, ds, dq, dq_step, dk): adds to sums of the queries and the keys;
+//   backward_of(r, first, last, ds, dq, dk): the same for one query and the keys it sees, where
+//   a tile holds numbers that are not finite;
 //   finish(row): makes a gradient of such a sum's row;
 //   kScoresOfFew, scores_of_few(queries, keys, s): whether it can do without packing, and that;
 //   grad_vector(to): adds what the last `backward` brings the vector.

@@ -75,7 +75,8 @@ struct AttentionForward {
     const int64_t t0 = (blocks(a) - 1 - task % blocks(a)) * kQueries;
     const int64_t t1 = min_of(a.Tq, t0 + kQueries), queries = t1 - t0;
     const int64_t h = task / blocks(a) % a.H, b = task / blocks(a) / a.H;
-    const KeyRange seen = keys_seen<S>(a, b, h, t0, t1);
+    const KeysSeen sight = keys_seen<S>(a, b, h, t0, t1);
+    const KeyRange seen = sight.by_any;
     m.score.set_head(a, b, h);
     const RowBlock<S> q = queries_of<S>(a.query, a.E, b, h, t0, t1);
     const bool few = a.Tq <= kFewQueries;
@@ -99,8 +100,10 @@ struct AttentionForward {
         weigh(Row<S>(a, b, h, t0 + r), k0, keys, m.s + r * kKeys, m.f, m.top[r], m.total[r],
               m.o + r * m.width, m.width);
       const RowBlock<S> v = keys_of<S>(a, a.value, a.Ev, b, h, k0, keys, seen);
-      if (few) {
-        for (int64_t r = 0; r < queries; ++r) add_values(v, m.s + r * kKeys, m.o + r * m.width);
+      // A product multiplies with the zero weights of keys not seen, too: 0 x NaN.
+      if (few || (sight.partly(k0, keys) && !finite(v))) {
+        for (int64_t r = 0; r < queries; ++r)
+          add_rows(Row<S>(a, b, h, t0 + r).seen_of(v, k0), m.s + r * kKeys, m.o + r * m.width);
         continue;
       }
       Op::right_rows(v, m.value, m.width);
@@ -143,27 +146,6 @@ struct AttentionForward {
     if (row.weighted) {
       row.factors(k0, keys, f);
       for (int64_t i = 0; i < keys; i += W) store(s + i, load(s + i) * load(f + i));
-    }
-  }
-
-  // o += weights . values, from values as they lie. Bound: their bytes.
-  static void add_values(const RowBlock<S>& v, const C* weights, C* o) {
-    constexpr int U = 4;
-    const int64_t from = max_of(v.from, 0), to = min_of(v.to, v.count);
-    int64_t x = 0;
-    for (; x + U * W <= v.width; x += U * W) {
-      V sum[U];
-      for (int u = 0; u < U; ++u) sum[u] = load(o + x + u * W);
-      for (int64_t k = from; k < to; ++k)
-#pragma GCC unroll 4
-        for (int u = 0; u < U; ++u) sum[u] += load(v.data + k * v.step + x + u * W) * weights[k];
-      for (int u = 0; u < U; ++u) store(o + x + u * W, sum[u]);
-    }
-    for (; x < v.width; x += W) {
-      const int n = int(min_of(W, v.width - x));
-      V sum = load(o + x);
-      for (int64_t k = from; k < to; ++k) sum += load(v.data + k * v.step + x, n) * weights[k];
-      store(o + x, sum);
     }
   }
 

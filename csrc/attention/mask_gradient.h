@@ -46,7 +46,7 @@ struct MaskGradient {
   static void add(const AttentionArgs& a, TileGradient<Score, S>& tile, int64_t b, int64_t h,
                   int64_t t0, C* to) {
     const int64_t t1 = min_of(a.Tq, t0 + kQueries);
-    const KeyRange seen = keys_seen<S>(a, b, h, t0, t1);
+    const KeyRange seen = keys_seen<S>(a, b, h, t0, t1).by_any;
     tile.score.set_head(a, b, h);
     tile.set_queries(a, b, h, t0, t1);
     for (int64_t k0 = seen.first / kKeys * kKeys; k0 < seen.last; k0 += kKeys) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "matmul.h"
+#include "rows.h"
 
 namespace fastrnn {
 namespace FASTRNN_ISA {
@@ -14,6 +15,51 @@ struct RowBlock {
   int64_t step, count, from, to, width;
   const S* row(int64_t r) const { return r >= from && r < to ? data + r * step : nullptr; }
 };
+
+// Whether all numbers of a block are finite.
+template <class S>
+bool finite(const RowBlock<S>& block) {
+  using C = typename Wide<S>::type;
+  constexpr int W = kLanes<C>;
+  Vec<C> zeros{};  // 0 x is not zero where x is not finite
+  for (int64_t r = max_of(block.from, 0); r < min_of(block.to, block.count); ++r)
+    for (int64_t x = 0; x < block.width; x += W)
+      zeros += load(block.data + r * block.step + x, int(min_of(W, block.width - x))) * C(0);
+  return sum_lanes<C>(zeros) == 0;
+}
+
+// to[width] += sum_r weights[r] row(r), rows from memory as they lie. Bound: their bytes.
+template <class S, class C>
+void add_rows(const RowBlock<S>& block, const C* weights, C* to) {
+  constexpr int W = kLanes<C>, U = 4;
+  const int64_t first = max_of(block.from, 0), last = min_of(block.to, block.count);
+  int64_t x = 0;
+  for (; x + U * W <= block.width; x += U * W) {
+    Vec<C> sum[U];
+    for (int u = 0; u < U; ++u) sum[u] = load(to + x + u * W);
+    for (int64_t r = first; r < last; ++r)
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) sum[u] += load(block.data + r * block.step + x + u * W) * weights[r];
+    for (int u = 0; u < U; ++u) store(to + x + u * W, sum[u]);
+  }
+  for (; x < block.width; x += W) {
+    const int n = int(min_of(W, block.width - x));
+    Vec<C> sum = load(to + x);
+    for (int64_t r = first; r < last; ++r) sum += load(block.data + r * block.step + x, n) * weights[r];
+    store(to + x, sum);
+  }
+}
+
+// to[r][ld] += weights[r] row, for r in [first, last).
+template <class S, class C>
+void add_to_rows(const S* row, int64_t width, const C* weights, int64_t first, int64_t last, C* to,
+                 int64_t ld) {
+  constexpr int W = kLanes<C>;
+  for (int64_t r = first; r < last; ++r)
+    for (int64_t x = 0; x < width; x += W)
+      store(to + r * ld + x,
+            load(to + r * ld + x) + load(row + x, int(min_of(W, width - x))) * weights[r]);
+}
 
 // The numbers themselves: c[r][x], x padded to `ld`.
 template <class S, class C>

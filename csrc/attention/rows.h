@@ -124,6 +124,13 @@ struct Row {
 
   bool sees_all(int64_t k0, int64_t keys) const { return first <= k0 && k0 + keys <= last; }
 
+  // A block of keys or values from k0 on, cut to those that are seen.
+  template <class Block>
+  Block seen_of(Block block, int64_t k0) const {
+    block.from = max_of(block.from, first - k0), block.to = min_of(block.to, last - k0);
+    return block;
+  }
+
   // The scores of keys [k0, k0 + keys) at s, in place: scaled, capped, masked, -inf where not
   // seen and in the lanes after them. With `slope`, also the derivative of what the cap did.
   inline V finish_scores(C* s, int64_t k0, int64_t keys, C* slope = nullptr) const {
@@ -195,21 +202,26 @@ struct Row {
   }
 };
 
-// The keys that any of the queries [t0, t1) sees, as [first, last).
+// The keys that any of the queries [t0, t1) sees, as [first, last), and those that all of them do.
 struct KeyRange {
   int64_t first, last;
 };
+struct KeysSeen {
+  KeyRange by_any, by_all;
+  // Whether there are keys among [k0, k0 + keys) that only some of the queries see.
+  bool partly(int64_t k0, int64_t keys) const { return by_all.first > k0 || by_all.last < k0 + keys; }
+};
 template <class S>
-inline KeyRange keys_seen(const AttentionArgs& a, int64_t b, int64_t h, int64_t t0, int64_t t1) {
-  if (!a.first.data) return {0, a.Tk};
-  KeyRange found = {a.Tk, 0};
+inline KeysSeen keys_seen(const AttentionArgs& a, int64_t b, int64_t h, int64_t t0, int64_t t1) {
+  if (!a.first.data) return {{0, a.Tk}, {0, a.Tk}};
+  KeyRange any = {a.Tk, 0}, all = {0, a.Tk};
   for (int64_t t = t0; t < t1; ++t) {
     const Row<S> row(a, b, h, t);
+    all = {max_of(all.first, row.first), min_of(all.last, row.last)};
     if (row.first == row.last) continue;
-    found.first = min_of(found.first, row.first);
-    found.last = max_of(found.last, row.last);
+    any = {min_of(any.first, row.first), max_of(any.last, row.last)};
   }
-  return found.first < found.last ? found : KeyRange{0, 0};
+  return {any.first < any.last ? any : KeyRange{0, 0}, all};
 }
 
 // Memory for one task, handed out in pieces; with no memory behind it, it counts.
