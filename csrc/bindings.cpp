@@ -71,16 +71,18 @@ struct Call {
   const Kernel& kernel;
   const Packing& packing;
   int threads;
+  int64_t size;  // of a number, in bytes
   StepRows steps;
   std::vector<uint8_t> reverse;
   std::vector<std::unique_ptr<Aligned>> memory;
-  std::vector<const void*> weight_hh, weight_hr, bias_hh;
+  std::vector<const void*> weight_hh, weight_second, weight_hr, bias_hh, params;
 
   Call(const std::string& cell, int dtype, int threads, const Shape& shape,
        const std::vector<bool>& reversed)
       : kernel(table().kernels[cell_id(cell)][dtype]),
         packing(table().packing[dtype]),
         threads(threads),
+        size(size_of(dtype)),
         steps(std::get<1>(shape), std::get<2>(shape), std::get<0>(shape),
               address<const int64_t>(std::get<6>(shape))),
         reverse(reversed.begin(), reversed.end()) {
@@ -93,13 +95,18 @@ struct Call {
   }
 
   void pack_weights(const std::vector<Triple>& hh, const std::vector<Triple>& hr, bool forward) {
-    const int64_t G = kernel.gates, H = args.H, K = args.K;
+    const int64_t H = args.H, K = args.K, first = kernel.gates - kernel.second;
     args.projected = !hr.empty();
+    auto gates = [&](const Weight& w, int64_t from, int64_t G) {
+      const void* data = static_cast<const char*>(w.data) + from * H * w.row * size;
+      return forward ? pack(data, G, H, K, H * w.row, w.row, w.column)
+                     : pack(data, 1, K, G * H, 0, w.column, w.row);
+    };
     for (const Triple& triple : hh) {
-      const Weight w = weight(triple);
-      weight_hh.push_back(forward ? pack(w.data, G, H, K, H * w.row, w.row, w.column)
-                                  : pack(w.data, 1, K, G * H, 0, w.column, w.row));
+      weight_hh.push_back(gates(weight(triple), 0, first));
+      if (kernel.second) weight_second.push_back(gates(weight(triple), first, kernel.second));
     }
+    args.weight_second = weight_second.data();
     for (const Triple& triple : hr) {
       const Weight w = weight(triple);
       weight_hr.push_back(forward ? pack(w.data, 1, K, H, 0, w.row, w.column)
@@ -116,10 +123,19 @@ struct Call {
     args.bias_hh = bias_hh.empty() ? nullptr : bias_hh.data();
   }
 
+  // Each recurrence's are one after the other, kParams times H of them.
+  void pack_params(const std::vector<int64_t>& given) {
+    if (given.size() != (kernel.params ? reverse.size() : 0))
+      throw std::invalid_argument("expected a cell's parameters for each recurrence");
+    for (const int64_t each : given)
+      params.push_back(pack(address<const void>(each), kernel.params, args.H, 1, args.H, 1, 0));
+    args.params = params.data();
+  }
+
   void run(Entry entry, size_t scratch_bytes) {
     memory.push_back(std::make_unique<Aligned>(scratch_bytes));
     args.scratch = memory.back()->data;
-    fastrnn::run(args, entry, kernel.gates, packing.width, threads);
+    fastrnn::run(args, entry, kernel, packing.width, threads);
   }
 
  private:
@@ -139,9 +155,10 @@ void read_states(const std::vector<Triple>& given, int count, States* into) {
 void forward(const std::string& cell, int dtype, int threads, const Shape& shape,
              const std::vector<bool>& reverse, const Triple& gates_x,
              const std::vector<Triple>& weight_hh, const std::vector<int64_t>& bias_hh,
-             const std::vector<Triple>& weight_hr, const std::vector<Triple>& initial,
-             const Triple& out, const std::vector<Triple>& finals, const Triple& reserve,
-             const Triple& hidden, bool save) {
+             const std::vector<Triple>& weight_hr, const std::vector<int64_t>& params,
+             const std::vector<Triple>& initial, const Triple& out,
+             const std::vector<Triple>& finals, const Triple& reserve, const Triple& hidden,
+             bool save) {
   py::gil_scoped_release release;
   Call call(cell, dtype, threads, shape, reverse);
   ScanArgs& a = call.args;
@@ -154,16 +171,18 @@ void forward(const std::string& cell, int dtype, int threads, const Shape& shape
   read_states(finals, call.kernel.states, a.finals);
   call.pack_weights(weight_hh, weight_hr, true);
   call.pack_biases(bias_hh);
+  call.pack_params(params);
   call.run(call.kernel.forward, call.kernel.forward_scratch(a));
 }
 
 void backward(const std::string& cell, int dtype, int threads, const Shape& shape,
               const std::vector<bool>& reverse, const std::vector<Triple>& weight_hh,
-              const std::vector<Triple>& weight_hr, const std::vector<Triple>& initial,
-              const Triple& out, const Triple& reserve, const Triple& grad_out,
+              const std::vector<Triple>& weight_hr, const std::vector<int64_t>& params,
+              const std::vector<Triple>& initial, const Triple& out, const Triple& reserve,
+              const Triple& grad_out,
               const std::vector<Triple>& grad_finals, const Triple& dgates_x,
               const Triple& dgates_h, const std::vector<Triple>& grad_states,
-              const Triple& dproj, const Triple& hidden) {
+              const Triple& grad_params, const Triple& dproj, const Triple& hidden) {
   py::gil_scoped_release release;
   Call call(cell, dtype, threads, shape, reverse);
   ScanArgs& a = call.args;
@@ -177,7 +196,9 @@ void backward(const std::string& cell, int dtype, int threads, const Shape& shap
   read_states(initial, call.kernel.states, a.states);
   read_states(grad_finals, call.kernel.states, a.grad_finals);
   read_states(grad_states, call.kernel.states, a.grad_states);
+  a.grad_params = states(grad_params);
   call.pack_weights(weight_hh, weight_hr, false);
+  call.pack_params(params);
   call.run(call.kernel.backward, call.kernel.backward_scratch(a));
 }
 
@@ -270,6 +291,9 @@ py::dict cell_layout(const std::string& cell) {
   layout["gates"] = kernel.gates;
   layout["states"] = kernel.states;
   layout["saved"] = kernel.saved;
+  layout["params"] = kernel.params;
+  layout["second"] = kernel.second;
+  layout["recurrent"] = kernel.recurrent;
   return layout;
 }
 
@@ -281,8 +305,7 @@ std::tuple<int, int, int> plan(const std::string& cell, int dtype, int64_t T, in
   ScanArgs a;
   a.T = T, a.B = B, a.N = N, a.H = H, a.K = H;
   a.starts = starts.data();
-  const Plan p = make_plan(a, table().kernels[cell_id(cell)][0].gates, table().packing[dtype].width,
-                           threads);
+  const Plan p = make_plan(a, table().kernels[cell_id(cell)][0], table().packing[dtype].width, threads);
   return {p.recurrences, p.rows, p.units};
 }
 
@@ -299,7 +322,7 @@ PYBIND11_MODULE(_C, m) {
   bind_inference(m);
   m.def("ask_for_huge_pages", &ask_for_huge_pages, "For memory of many megabytes, not yet touched.");
   m.def("cells", &cells, "Names of the cells that have kernels.");
-  m.def("cell_layout", &cell_layout, "Numbers of gates, states and saved vectors of a cell.");
+  m.def("cell_layout", &cell_layout, "What a kernel assumes of its cell, as its CellSpec tells it.");
   m.def("plan", &plan, "Parts (recurrences, rows, units) a scan is cut into.");
   m.def("isa", [] { return std::string(table().name); }, "The instruction set in use.");
   m.def("isas", &isas, "Instruction sets built and available here, plainest first.");

@@ -113,6 +113,7 @@ py::object layers(const std::string& cell, int threads, py::handle input, const 
   z.H = hidden, z.K = proj ? proj : hidden, z.N = directions, z.projected = proj > 0;
   const int id = cell_id(cell);
   const Kernel& kernel = table().kernels[id][x.dtype];
+  if (kernel.layer == nullptr) return py::none();
   const Packing& packing = table().packing[x.dtype];
   constexpr int64_t kSizes[kNumDTypes] = {4, 8, 2, 2};
   const int64_t size = kSizes[x.dtype], count = num_layers * directions;

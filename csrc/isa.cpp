@@ -15,11 +15,17 @@ namespace FASTRNN_ISA {
 
 template <class Cell, class S>
 constexpr Kernel kernel() {
-  using Whole = Layer<Cell, S>;
-  return {&Forward<Cell, S>::entry, &Backward<Cell, S>::entry, &Step<Cell, S>::entry,
-          &Whole::entry,            &Whole::pack_weights,      &Whole::bytes,
-          &Forward<Cell, S>::bytes, &Backward<Cell, S>::bytes, Cell::kGates,
-          1 + Cell::kExtra,         Cell::kSaved};
+  Kernel found = {&Forward<Cell, S>::entry, &Backward<Cell, S>::entry, nullptr, nullptr, nullptr,
+                  nullptr, &Forward<Cell, S>::bytes, &Backward<Cell, S>::bytes, Cell::kGates,
+                  1 + Cell::kExtra,         Cell::kSaved,              Cell::kParams,
+                  Cell::kSecond,            Cell::kRecurrent};
+  if constexpr (Cell::kRecurrent && !Cell::kParams && !Cell::kWholeRow && !Cell::kSecond) {
+    found.step = &Step<Cell, S>::entry;
+    found.layer = &Layer<Cell, S>::entry;
+    found.layer_pack = &Layer<Cell, S>::pack_weights;
+    found.layer_bytes = &Layer<Cell, S>::bytes;
+  }
+  return found;
 }
 
 // Types stored narrower than they are summed leave the products around the scan to torch.

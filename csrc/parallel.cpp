@@ -60,10 +60,13 @@ void wait(Barrier* barrier, int member) {
   }
 }
 
-Plan make_plan(const ScanArgs& a, int gates, int width, int threads) {
+Plan make_plan(const ScanArgs& a, const Kernel& kernel, int width, int threads) {
   Plan plan;
   const double rows = double(a.starts[a.T]);
-  const double per_row = 2.0 * gates * double(a.H) * double(a.K);
+  const int gates = kernel.gates;
+  // Without a product: some operations for each function of a gate.
+  const double per_unit = kernel.recurrent ? 2.0 * double(a.K) : 20.0;
+  const double per_row = per_unit * gates * double(a.H);
   if (threads < 2 || rows * per_row * double(a.N) < kOneThread) return plan;
   plan.recurrences = int(std::min<int64_t>(a.N, threads));
   const int each = threads / plan.recurrences;
@@ -71,15 +74,17 @@ Plan make_plan(const ScanArgs& a, int gates, int width, int threads) {
 
   // Splitting rows needs no barrier, but every core streams all weights; splitting units
   // streams each weight once, a core's share staying in its own cache, for a barrier a
-  // step (0.2 us) and an exchange. So units where the stream is the bound: below 4 rows a
-  // core, or below 13 where the weights outgrow the second-level cache; and only where a
-  // step is long against the barrier.
-  constexpr double kCachedWeights = 256 * 1024;  // numbers: 1 MiB of float32
+  // step (0.1 us, at times 0.6) and an exchange. So units where the stream is the bound: below
+  // 4 rows a core, or below 13 where the weights fill more than half of a second-level cache;
+  // and only where a step is long against the barrier.
+  constexpr double kCachedWeights = 128 * 1024;  // numbers: half a MiB of float32
+  constexpr double kShortest = 1.2e4;            // operations of a core: 0.25 us of the stream
   const double weights = double(gates) * double(a.H) * double(a.K);
   const int64_t enough_rows = (weights > kCachedWeights ? 13 : 4) * each;
   const double per_step = per_row * double(std::max<int64_t>(a.B, 1)) / each;
   const int64_t blocks = (a.H + width - 1) / width;
-  const bool units = !a.projected && a.B < enough_rows && blocks >= each && per_step > 4e4;
+  const bool units = kernel.recurrent && !a.projected && a.B < enough_rows && blocks >= each &&
+                     per_step >= kShortest;
   if (units)
     plan.units = each;
   else
@@ -114,8 +119,8 @@ struct Split {
   std::vector<int64_t> rows;
   std::vector<Barrier> barriers;
 
-  Split(const ScanArgs& args, int gates, int width, int threads)
-      : args(args), plan(make_plan(args, gates, width, threads)),
+  Split(const ScanArgs& args, const Kernel& kernel, int width, int threads)
+      : args(args), plan(make_plan(args, kernel, width, threads)),
         blocks((args.H + width - 1) / width) {
     if (plan.threads() == 1) return;
     rows = cut_rows(args, plan.rows);
@@ -125,7 +130,7 @@ struct Split {
 
   // The runtime may grant fewer threads than asked for; a barrier would then wait for
   // ever, so the first does all.
-  Slice whole() const { return {0, args.N, 0, args.B, 0, blocks, nullptr, 0}; }
+  Slice whole() const { return {0, args.N, 0, args.B, 0, blocks, nullptr, 0, 1}; }
 
   int unit(int id) const { return id % plan.units; }
   int row(int id) const { return id / plan.units % plan.rows; }
@@ -145,6 +150,7 @@ struct Split {
         blocks * (unit_ + 1) / plan.units,
         plan.units > 1 ? &barriers[size_t(recurrence_ * plan.rows + row_)] : nullptr,
         int(unit_),
+        plan.units,
     };
   }
 };
@@ -171,8 +177,8 @@ int threads_for(double operations, int64_t pieces, int threads) {
 
 }  // namespace
 
-void run(const ScanArgs& args, Entry entry, int gates, int width, int threads) {
-  Split split(args, gates, width, threads);
+void run(const ScanArgs& args, Entry entry, const Kernel& kernel, int width, int threads) {
+  Split split(args, kernel, width, threads);
   team(split.plan.threads(), [&](int64_t id, int64_t count) {
     if (count == split.plan.threads())
       entry(args, split.slice(int(id)));
@@ -182,7 +188,7 @@ void run(const ScanArgs& args, Entry entry, int gates, int width, int threads) {
 }
 
 void run_layer(LayerArgs& args, const Kernel& kernel, int width, int threads) {
-  Split split(args.scan, kernel.gates, width, threads);
+  Split split(args.scan, kernel, width, threads);
   const LayerBytes bytes = kernel.layer_bytes(args);
   const size_t chunk = (bytes.chunk + 63) / 64 * 64;
   const Aligned packed(bytes.packed), scratch(bytes.scratch);

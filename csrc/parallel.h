@@ -13,10 +13,10 @@ struct Plan {
 };
 
 // Pure: the decision for at most `threads` threads, blocks of `width` units.
-Plan make_plan(const ScanArgs& args, int gates, int width, int threads);
+Plan make_plan(const ScanArgs& args, const Kernel& kernel, int width, int threads);
 
 using Entry = void (*)(const ScanArgs&, const Slice&);
-void run(const ScanArgs& args, Entry entry, int gates, int width, int threads);
+void run(const ScanArgs& args, Entry entry, const Kernel& kernel, int width, int threads);
 
 // A layer's forward: packing, input product and scan; fills in its memory.
 void run_layer(LayerArgs& args, const Kernel& kernel, int width, int threads);

@@ -7,6 +7,7 @@
 
 #include "math.h"
 #include "product.h"
+#include "row.h"
 #include "types.h"
 
 // After math.h: cells use its functions.
@@ -68,6 +69,16 @@ inline void write_row(S* to, const C* from, int64_t width) {
     store(to + u, load(from + u, W), int(min_of(W, width - u)));
 }
 
+// The same from a row that has no room past its end.
+template <class C, class S>
+inline void write_row_unpadded(S* to, const C* from, int64_t width) {
+  constexpr int W = kLanes<C>;
+  for (int64_t u = 0; u < width; u += W) {
+    const int lanes = int(min_of(W, width - u));
+    store(to + u, load(from + u, lanes), lanes);
+  }
+}
+
 // What both directions in time share: the slice, and how many units a block really has.
 template <class Cell, class S>
 struct Loop {
@@ -76,8 +87,11 @@ struct Loop {
   static constexpr int W = kLanes<C>;
   static constexpr int G = Cell::kGates;
   static constexpr int X = Cell::kExtra;
+  static constexpr int M = Cell::kParams;
+  static constexpr int G2 = Cell::kSecond, G1 = G - G2;  // gates of the second and of the first product
   // Arrays of no elements are not C++.
-  static constexpr int kExtraSlots = X ? X : 1, kSavedSlots = Cell::kSaved ? Cell::kSaved : 1;
+  static constexpr int kExtraSlots = X ? X : 1, kSavedSlots = Cell::kSaved ? Cell::kSaved : 1,
+                       kParamSlots = M ? M : 1;
 
   const ScanArgs& a;
   const Slice& slice;
@@ -86,6 +100,16 @@ struct Loop {
   int64_t blocks_of(int64_t width) const { return ceil_div(width, W); }
   void join() const {
     if (slice.barrier) wait(slice.barrier, slice.member);
+  }
+  // The parameters of a block of units.
+  void load_params(int64_t n, int64_t u, V* p) const {
+    if constexpr (M > 0)
+      for (int m = 0; m < M; ++m) p[m] = param(static_cast<const C*>(a.params[n]), M, m, u * W);
+  }
+  // Calls f(b) for whole rows [r0, r1), dealt out among the threads that share them.
+  template <class F>
+  void whole_rows(int64_t r0, int64_t r1, F&& f) const {
+    for (int64_t b = r0 + slice.member; b < r1; b += slice.members) f(b);
   }
   // The part of rows [from, to) that is this thread's.
   int64_t first_row(int64_t from) const { return max_of(from, slice.b0); }
@@ -97,10 +121,12 @@ struct Forward : Loop<Cell, S> {
   using Base = Loop<Cell, S>;
   using typename Base::C;
   using typename Base::V;
-  using Base::a, Base::slice, Base::W, Base::G, Base::X;
+  using Base::a, Base::slice, Base::W, Base::G, Base::X, Base::M;
 
   struct Scratch {
     Buffer<C> h[2], extra[Base::kExtraSlots], hidden;
+    Buffer<C> gates;  // recurrent side, where a cell needs whole rows: G of them a sequence
+    Buffer<C> operand, kept;  // of a second product, and what lasts until after it
   };
 
   static Scratch scratch(const ScanArgs& a, Arena& arena) {
@@ -108,6 +134,11 @@ struct Forward : Loop<Cell, S> {
     for (auto& h : s.h) h = arena.take<C>(a.B, a.K);
     for (int x = 0; x < X; ++x) s.extra[x] = arena.take<C>(a.B, a.H);
     if (a.projected) s.hidden = arena.take<C>(a.B, a.H);
+    if (Cell::kWholeRow) s.gates = arena.take<C>(a.B * G, a.H);
+    if (Cell::kSecond) {
+      s.operand = arena.take<C>(a.B, a.H);
+      s.kept = arena.take<C>(a.B * Cell::kSaved, a.H);
+    }
     return s;
   }
 
@@ -166,21 +197,99 @@ struct Forward : Loop<Cell, S> {
     const C* bias = a.bias_hh ? static_cast<const C*>(a.bias_hh[n]) : nullptr;
     const int64_t H = a.H;
 
-    const Product<C, G> gates{static_cast<const C*>(a.weight_hh[n]), a.K, h_prev.data, h_prev.ld,
-                              (p & 1) != 0};
-    gates.run(r0, r1, slice.u0, slice.u1,
-              [&](int64_t b, int64_t u, V* sums) {
+    if constexpr (Cell::kWholeRow) {
+      product(n, r0, r1, h_prev, (p & 1) != 0, [&](int64_t b, int64_t u, V* sums) {
+        for (int g = 0; g < G; ++g) {
+          if (bias) sums[g] += load(bias + (u * G + g) * W);
+          store(s.gates.row(b * G + g) + u * W, sums[g]);
+        }
+      });
+      this->join();
+      this->whole_rows(r0, r1, [&](int64_t b) {
+        C* saved = a.save ? at<C>(a.reserve, start + b, n) : nullptr;
+        RowForward<C, S> row{H, s.gates.ld, at<S>(a.gates_x, start + b, n), s.gates.row(b * G),
+                             h_prev.row(b), {}, static_cast<const C*>(a.params[n]), h_next.row(b),
+                             saved};
+        for (int i = 0; i < X; ++i) row.s[i] = s.extra[i].row(b);
+        Cell::forward(row);
+        write_row(at<S>(a.out, start + b, n), h_next.row(b), H);
+      });
+    } else if constexpr (Cell::kSecond > 0) {
+      two_products(n, s, steps, p);
+    } else {
+      units(n, s, steps, p);
+    }
+  }
+
+  // A step of a cell with a second product.
+  void two_products(int64_t n, const Scratch& s, const Steps& steps, int64_t p) const {
+    constexpr int G1 = Base::G1, G2 = Base::G2, kKept = Cell::kSaved;
+    const int64_t r0 = slice.b0, r1 = this->last_row(steps.active(p)), H = a.H;
+    const int64_t start = a.starts[steps.time(p)];
+    const Buffer<C>&h_prev = s.h[p & 1], &h_next = s.h[(p + 1) & 1];
+    const C* bias = a.bias_hh ? static_cast<const C*>(a.bias_hh[n]) : nullptr;
+    auto load_gates = [&](int64_t b, int64_t u, int from, int to, const V* sums, V* x, V* gates) {
+      const S* x_row = at<S>(a.gates_x, start + b, n) + u * W;
+      for (int g = from; g < to; ++g) {
+        x[g] = load(x_row + g * H, this->lanes(u, H));
+        gates[g] = sums[g - from];
+        if (bias) gates[g] += load(bias + (u * G + g) * W);
+      }
+    };
+    const Product<C, G1> first{static_cast<const C*>(a.weight_hh[n]), a.K, h_prev.data, h_prev.ld,
+                               (p & 1) != 0};
+    first.run(r0, r1, slice.u0, slice.u1, [&](int64_t b, int64_t u, V* sums) {
+      V x[G], gates[G], kept[kKept] = {}, operand{};
+      load_gates(b, u, 0, G1, sums, x, gates);
+      Cell::first(x, gates, load(h_prev.row(b) + u * W), kept, operand);
+      store(s.operand.row(b) + u * W, operand);
+      for (int i = 0; i < kKept; ++i) store(s.kept.row(b * kKept + i) + u * W, kept[i]);
+    });
+    this->join();
+    const Product<C, G2> second{static_cast<const C*>(a.weight_second[n]), a.K, s.operand.data,
+                                s.operand.ld, (p & 1) != 0};
+    second.run(r0, r1, slice.u0, slice.u1, [&](int64_t b, int64_t u, V* sums) {
+      const int count = this->lanes(u, H);
+      V x[G], gates[G], kept[kKept], h{};
+      load_gates(b, u, G1, G, sums, x, gates);
+      for (int i = 0; i < kKept; ++i) kept[i] = load(s.kept.row(b * kKept + i) + u * W);
+      Cell::second(x, gates, load(h_prev.row(b) + u * W), kept, h);
+      if (a.save) {
+        C* to = at<C>(a.reserve, start + b, n) + u * W;
+        for (int i = 0; i < kKept; ++i) store(to + i * H, kept[i], count);
+      }
+      store(h_next.row(b) + u * W, h);
+      store(at<S>(a.out, start + b, n) + u * W, h, count);
+    });
+  }
+
+  // A step of a cell that works unit by unit.
+  void units(int64_t n, const Scratch& s, const Steps& steps, int64_t p) const {
+    const int64_t r0 = slice.b0, r1 = this->last_row(steps.active(p));
+    const int64_t start = a.starts[steps.time(p)];
+    const Buffer<C>& h_prev = s.h[p & 1];
+    const Buffer<C>& h_next = s.h[(p + 1) & 1];
+    const C* bias = a.bias_hh ? static_cast<const C*>(a.bias_hh[n]) : nullptr;
+    const int64_t H = a.H;
+
+    product(n, r0, r1, h_prev, (p & 1) != 0, [&](int64_t b, int64_t u, V* sums) {
       const int count = this->lanes(u, H);
       const int64_t unit = u * W;
       const S* x_row = at<S>(a.gates_x, start + b, n) + unit;
-      V x[G], state[Base::kExtraSlots], saved[Base::kSavedSlots], h{}, h_old{};
+      V x[G], state[Base::kExtraSlots], saved[Base::kSavedSlots], of_cell[Base::kParamSlots], h{},
+          h_old{};
       for (int g = 0; g < G; ++g) {
         x[g] = load(x_row + g * H, count);
         if (bias) sums[g] += load(bias + (u * G + g) * W);
       }
       for (int i = 0; i < X; ++i) state[i] = load(s.extra[i].row(b) + unit);
       if constexpr (Cell::kReadsH) h_old = load(h_prev.row(b) + unit);
-      Cell::forward(x, sums, h_old, state, h, saved);
+      if constexpr (M > 0) {
+        this->load_params(n, u, of_cell);
+        Cell::forward(x, sums, h_old, state, h, saved, of_cell);
+      } else {
+        Cell::forward(x, sums, h_old, state, h, saved);
+      }
       for (int i = 0; i < X; ++i) store(s.extra[i].row(b) + unit, state[i]);
       if (a.save) {
         C* kept = at<C>(a.reserve, start + b, n) + unit;
@@ -204,6 +313,23 @@ struct Forward : Loop<Cell, S> {
       });
     }
   }
+
+  // Calls epilogue(row, block of units, recurrent sides of the G gates).
+  template <class Epilogue>
+  void product(int64_t n, int64_t r0, int64_t r1, const Buffer<C>& h, bool backwards,
+               Epilogue&& epilogue) const {
+    if constexpr (Cell::kRecurrent) {
+      const Product<C, G> gates{static_cast<const C*>(a.weight_hh[n]), a.K, h.data, h.ld,
+                                backwards};
+      gates.run(r0, r1, slice.u0, slice.u1, epilogue);
+    } else {
+      for (int64_t b = r0; b < r1; ++b)
+        for (int64_t u = slice.u0; u < slice.u1; ++u) {
+          V zero[G]{};
+          epilogue(b, u, zero);
+        }
+    }
+  }
 };
 
 template <class Cell, class S>
@@ -211,21 +337,30 @@ struct Backward : Loop<Cell, S> {
   using Base = Loop<Cell, S>;
   using typename Base::C;
   using typename Base::V;
-  using Base::a, Base::slice, Base::W, Base::G, Base::X;
+  using Base::a, Base::slice, Base::W, Base::G, Base::X, Base::M;
 
   struct Scratch {
     Buffer<C> dgates[2];  // recurrent side, as the rows of weight_hh
     Buffer<C> dh;         // what reaches h_{t-1} past the product; at first, h_n's gradient
     Buffer<C> dextra[Base::kExtraSlots];
     Buffer<C> dproj;  // h's gradient before the projection's product
+    Buffer<C> dparams;  // the parameters', summed over the steps: M rows a sequence
+    Buffer<C> rows;     // what a cell that needs whole rows gets: those below
+    Buffer<C> dsecond;  // the gates' of a second product
   };
+  // Of `rows`: dh, h_prev, the extra states before the step, and the G gates' gradients.
+  static constexpr int kRowOfH = 1, kRowOfStates = 2, kRowOfGates = 2 + Loop<Cell, S>::X,
+                       kRows = 2 + Loop<Cell, S>::X + Loop<Cell, S>::G;
 
   static Scratch scratch(const ScanArgs& a, Arena& arena) {
     Scratch s;
-    for (auto& dgates : s.dgates) dgates = arena.take<C>(a.B, G * a.H);
+    for (auto& dgates : s.dgates) dgates = arena.take<C>(a.B, Base::G1 * a.H);
+    if (Cell::kSecond) s.dsecond = arena.take<C>(a.B, Base::G2 * a.H);
     s.dh = arena.take<C>(a.B, a.K);
     for (int x = 0; x < X; ++x) s.dextra[x] = arena.take<C>(a.B, a.H);
     if (a.projected) s.dproj = arena.take<C>(a.B, a.K);
+    if (M > 0) s.dparams = arena.take<C>(a.B * M, a.H);
+    if (Cell::kWholeRow) s.rows = arena.take<C>(a.B * kRows, a.H);
     return s;
   }
 
@@ -253,6 +388,8 @@ struct Backward : Loop<Cell, S> {
         copy_row(s.dh.row(b), at<S>(a.grad_finals[0], b, n), a.K);
         for (int x = 0; x < X; ++x)
           copy_row(s.dextra[x].row(b), at<S>(a.grad_finals[1 + x], b, n), a.H);
+        for (int64_t m = 0; m < M; ++m)
+          for (int64_t u = 0; u < s.dparams.ld; u += W) store(s.dparams.row(b * M + m) + u, V{});
         // A sequence of no steps: its final state is its initial one.
         if (b >= steps.active(0) && b >= steps.active(a.T - 1)) {
           write_row(at<S>(a.grad_states[0], b, n), s.dh.row(b), a.K);
@@ -267,6 +404,10 @@ struct Backward : Loop<Cell, S> {
       step(n, s, steps, p);
       this->join();
     }
+    if (M > 0 && slice.u0 == 0)
+      for (int64_t b = slice.b0; b < slice.b1; ++b)
+        for (int64_t m = 0; m < M; ++m)
+          write_row(at<C>(a.grad_params, b, n) + m * a.H, s.dparams.row(b * M + m), a.H);
   }
 
   // The p-th step met. Of the sequences at the step met after it (they bring gradients
@@ -276,8 +417,8 @@ struct Backward : Loop<Cell, S> {
     const int64_t here = steps.active(p), later = steps.active(p + 1);
     const int64_t both = min_of(here, later);
     const Buffer<C>& dgates = s.dgates[(p + 1) & 1];
-    const Product<C, 1> product{static_cast<const C*>(a.weight_hh[n]), G * a.H, dgates.data,
-                                dgates.ld, (p & 1) != 0};
+    const Product<C, 1> product{Cell::kRecurrent ? static_cast<const C*>(a.weight_hh[n]) : nullptr,
+                                Base::G1 * a.H, dgates.data, dgates.ld, (p & 1) != 0};
     const int64_t u0 = slice.u0, u1 = a.projected ? this->blocks_of(a.K) : slice.u1;
 
     auto initial = [&](int64_t b, int64_t u, V* sums) {
@@ -285,7 +426,7 @@ struct Backward : Loop<Cell, S> {
       store(at<S>(a.grad_states[0], b, n) + u * W, dh, this->lanes(u, a.K));
       if (!a.projected) initial_extra(n, s, b, u);
     };
-    product.run(this->first_row(here), this->last_row(later), u0, u1, initial);
+    multiply(product, this->first_row(here), this->last_row(later), u0, u1, initial);
 
     if (a.projected) {
       for (int64_t b = this->first_row(here); b < this->last_row(later); ++b)
@@ -305,7 +446,9 @@ struct Backward : Loop<Cell, S> {
       const Product<C, 1> project{static_cast<const C*>(a.weight_hr[n]), a.K, s.dproj.data,
                                   s.dproj.ld, (p & 1) != 0};
       project.run(this->first_row(0), this->last_row(here), 0, this->blocks_of(a.H),
-                  [&](int64_t b, int64_t u, V* sums) { cell(n, s, steps, p, b, u, sums[0]); });
+                  [&](int64_t b, int64_t u, V* sums) {
+        if constexpr (!Cell::kWholeRow && !Cell::kSecond) cell(n, s, steps, p, b, u, sums[0]);
+      });
       return;
     }
     if (p < 0) return;
@@ -313,10 +456,77 @@ struct Backward : Loop<Cell, S> {
     auto arrive = [&](int64_t b, int64_t u, V* sums) {
       const V dh = sums[0] + load(s.dh.row(b) + u * W) +
                    load(at<S>(a.grad_out, row + b, n) + u * W, this->lanes(u, a.K));
-      cell(n, s, steps, p, b, u, dh);
+      if constexpr (Cell::kWholeRow)
+        store(s.rows.row(b * kRows) + u * W, dh);
+      else if constexpr (Cell::kSecond > 0)
+        after_second(n, s, steps, p, b, u, dh);
+      else
+        cell(n, s, steps, p, b, u, dh);
     };
-    product.run(this->first_row(0), this->last_row(both), u0, u1, arrive);
+    multiply(product, this->first_row(0), this->last_row(both), u0, u1, arrive);
     without_product(this->first_row(later), this->last_row(here), u0, u1, arrive);
+    if constexpr (Cell::kWholeRow) {
+      this->join();
+      this->whole_rows(slice.b0, this->last_row(here),
+                       [&](int64_t b) { whole_row(n, s, steps, p, b); });
+    }
+    if constexpr (Cell::kSecond > 0) {
+      this->join();
+      const Product<C, 1> second{static_cast<const C*>(a.weight_second[n]), Base::G2 * a.H,
+                                 s.dsecond.data, s.dsecond.ld, (p & 1) != 0};
+      second.run(this->first_row(0), this->last_row(here), u0, u1,
+                 [&](int64_t b, int64_t u, V* sums) { before_second(n, s, steps, p, b, u, sums[0]); });
+    }
+  }
+
+  // What a cell with a second product kept of a step, and the h before it.
+  V load_step(int64_t n, const Steps& steps, int64_t p, int64_t b, int64_t u, V* saved) const {
+    const int count = this->lanes(u, a.H);
+    const int64_t row = a.starts[steps.time(p)] + b, unit = u * W;
+    const C* kept = at<C>(a.reserve, row, n) + unit;
+    for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(kept + i * a.H, count);
+    if (b >= steps.active(p - 1)) return load(at<S>(a.states[0], b, n) + unit, count);
+    return load(at<S>(a.out, a.starts[steps.time(p - 1)] + b, n) + unit, count);
+  }
+
+  // Backward of what comes after the second product: h's gradient waits until before_second.
+  void after_second(int64_t n, const Scratch& s, const Steps& steps, int64_t p, int64_t b,
+                    int64_t u, V dh) const {
+    const int count = this->lanes(u, a.H);
+    const int64_t unit = u * W;
+    V saved[Base::kSavedSlots], dx[G];
+    const V h_prev = load_step(n, steps, p, b, u, saved);
+    Cell::backward_second(saved, h_prev, dh, dx);
+    store(s.dh.row(b) + unit, dh);
+    S* dx_row = at<S>(a.dgates_x, a.starts[steps.time(p)] + b, n) + unit;
+    for (int g = Base::G1; g < G; ++g) {
+      store(dx_row + g * a.H, dx[g], count);
+      store(s.dsecond.row(b) + (g - Base::G1) * a.H + unit, dx[g], count);
+    }
+  }
+
+  void before_second(int64_t n, const Scratch& s, const Steps& steps, int64_t p, int64_t b,
+                     int64_t u, V doperand) const {
+    const int count = this->lanes(u, a.H);
+    const int64_t unit = u * W, row = a.starts[steps.time(p)] + b;
+    V saved[Base::kSavedSlots], dx[G], dh_prev{}, operand{};
+    const V h_prev = load_step(n, steps, p, b, u, saved);
+    Cell::backward_first(saved, h_prev, load(s.dh.row(b) + unit), doperand, dx, dh_prev, operand);
+    for (int g = 0; g < Base::G1; ++g) {
+      store(at<S>(a.dgates_x, row, n) + g * a.H + unit, dx[g], count);
+      store(s.dgates[p & 1].row(b) + g * a.H + unit, dx[g], count);
+    }
+    store(s.dh.row(b) + unit, dh_prev);
+    store(at<S>(a.hidden, row, n) + unit, operand, count);
+  }
+
+  template <class Epilogue>
+  void multiply(const Product<C, 1>& product, int64_t r0, int64_t r1, int64_t u0, int64_t u1,
+                Epilogue&& epilogue) const {
+    if constexpr (Cell::kRecurrent)
+      product.run(r0, r1, u0, u1, epilogue);
+    else
+      without_product(r0, r1, u0, u1, epilogue);
   }
 
   template <class Epilogue>
@@ -356,7 +566,15 @@ struct Backward : Loop<Cell, S> {
     if constexpr (Cell::kReadsH)
       h_prev = load(first ? at<S>(a.states[0], b, n) + unit : at<S>(a.out, before, n) + unit, count);
 
-    Cell::backward(saved, h, h_prev, s_prev, dh, ds, dx, da, dh_prev);
+    if constexpr (M > 0) {
+      V of_cell[M], dparams[M];
+      this->load_params(n, u, of_cell);
+      for (int m = 0; m < M; ++m) dparams[m] = load(s.dparams.row(b * M + m) + unit);
+      Cell::backward(saved, h, h_prev, s_prev, dh, ds, dx, da, dh_prev, of_cell, dparams);
+      for (int m = 0; m < M; ++m) store(s.dparams.row(b * M + m) + unit, dparams[m]);
+    } else {
+      Cell::backward(saved, h, h_prev, s_prev, dh, ds, dx, da, dh_prev);
+    }
 
     S* dx_row = at<S>(a.dgates_x, row, n) + unit;
     C* exchange = s.dgates[p & 1].row(b) + unit;
@@ -369,6 +587,38 @@ struct Backward : Loop<Cell, S> {
     }
     for (int x = 0; x < X; ++x) store(s.dextra[x].row(b) + unit, ds[x]);
     if (!a.projected) store(s.dh.row(b) + unit, dh_prev);
+  }
+
+  // The same for a whole row, whose h's gradient lies in `rows`.
+  void whole_row(int64_t n, const Scratch& s, const Steps& steps, int64_t p, int64_t b) const {
+    const int64_t H = a.H, row = a.starts[steps.time(p)] + b;
+    const bool first = b >= steps.active(p - 1);
+    const int64_t before = first ? 0 : a.starts[steps.time(p - 1)] + b;
+    C* rows = s.rows.row(b * kRows);
+    const int64_t ld = s.rows.ld;
+    const C* kept = at<C>(a.reserve, row, n);
+    C* h_prev = rows + kRowOfH * ld;
+    if constexpr (Cell::kReadsH)
+      copy_row(h_prev, first ? at<S>(a.states[0], b, n) : at<S>(a.out, before, n), H);
+    RowBackward<C, S> r{H,      ld, kept, h_prev, {}, static_cast<const C*>(a.params[n]),
+                        rows,   {}, rows + kRowOfGates * ld,
+                        s.dgates[p & 1].row(b), s.dh.row(b), s.dparams.row(b * M)};
+    for (int x = 0; x < X; ++x) {
+      C* state = rows + (kRowOfStates + x) * ld;
+      if (first)
+        copy_row(state, at<S>(a.states[1 + x], b, n), H);
+      else
+        copy_row(state, at<C>(a.reserve, before, n) + (Cell::kSaved - X + x) * H, H);
+      r.s_prev[x] = state;
+      r.ds[x] = s.dextra[x].row(b);
+    }
+    Cell::backward(r);
+    S* dx_row = at<S>(a.dgates_x, row, n);
+    for (int g = 0; g < G; ++g) write_row(dx_row + g * H, r.dx + g * ld, H);
+    if constexpr (Cell::kApart) {
+      S* da_row = at<S>(a.dgates_h, row, n);
+      for (int g = 0; g < G; ++g) write_row_unpadded(da_row + g * H, r.da + g * H, H);
+    }
   }
 };
 

@@ -10,6 +10,7 @@
 
 #include "math.h"
 #include "product.h"
+#include "row.h"
 #include "types.h"
 
 // After math.h: cells use its functions.

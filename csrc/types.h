@@ -48,15 +48,19 @@ struct ScanArgs {
 
   // Per recurrence, packed by the same instruction set's `pack`; a bias as a matrix of depth 1.
   const void* const* weight_hh = nullptr;
+  const void* const* weight_second = nullptr;  // of the last gates, where their product is apart
   const void* const* weight_hr = nullptr;
   const void* const* bias_hh = nullptr;  // or nullptr
+  const void* const* params = nullptr;   // as biases of kParams gates; where the cell has any
 
+  // Hidden: what enters the last product, h before the projection or a second product's operand.
   Rows gates_x, out, reserve, hidden;
   States states[kMaxStates], finals[kMaxStates];
 
   // Backward only.
   Rows grad_out, dgates_x, dgates_h, dproj;
   States grad_finals[kMaxStates], grad_states[kMaxStates];
+  States grad_params;  // [N, B, kParams*H], in the type of accumulation: of each sequence
 
   char* scratch = nullptr;  // scratch_bytes() of it, 64-byte aligned
 };
@@ -127,14 +131,15 @@ struct LayerBytes {
 struct Slice {
   int64_t n0, n1, b0, b1, u0, u1;
   Barrier* barrier;  // nullptr where no other thread works on the same rows
-  int member;        // this thread among those of the barrier
+  int member;        // this thread among those of the barrier,
+  int members;       // of which there are so many
 };
 
 // The functions of one cell and dtype.
 struct Kernel {
   void (*forward)(const ScanArgs&, const Slice&);
   void (*backward)(const ScanArgs&, const Slice&);
-  // Blocks of units [u0, u1) of a single step.
+  // Blocks of units [u0, u1) of a single step; nullptr for cells beyond the defaults.
   void (*step)(const StepArgs&, int64_t u0, int64_t u1);
   // A part of a layer, whose weights were packed: all blocks of units [u0, u1) that it is about.
   void (*layer)(const LayerArgs&, const Slice&, char* chunk);
@@ -142,7 +147,8 @@ struct Kernel {
   LayerBytes (*layer_bytes)(const LayerArgs&);
   size_t (*forward_scratch)(const ScanArgs&);
   size_t (*backward_scratch)(const ScanArgs&);
-  int gates, states, saved;
+  int gates, states, saved, params, second;
+  bool recurrent;
 };
 
 // The functions of one dtype that no cell changes.

@@ -8,7 +8,7 @@ without modules; `convert` and `to_torch` swap the layers of a whole model.
 # torch first: its OpenMP runtime must be the one the extension finds.
 import torch as _torch  # noqa: F401  # isort: skip
 
-from . import functional
+from . import functional, init
 from .backends import use_backend
 from .convert import convert, to_torch
 from .modules import (
@@ -16,10 +16,26 @@ from .modules import (
     LSTM,
     RNN,
     Attention,
+    CoupledLSTM,
+    CoupledLSTMCell,
     GRUCell,
+    IndRNN,
+    IndRNNCell,
+    LayerNormGRU,
+    LayerNormGRUCell,
+    LayerNormLSTM,
+    LayerNormLSTMCell,
+    LightGRU,
+    LightGRUCell,
     LocalAttention,
     LSTMCell,
+    MinGRU,
+    MinGRUCell,
+    MinLSTM,
+    MinLSTMCell,
     MultiheadAttention,
+    PeepholeLSTM,
+    PeepholeLSTMCell,
     PointerAttention,
     RNNCell,
 )
@@ -31,14 +47,31 @@ __all__ = [
     "LSTM",
     "RNN",
     "Attention",
+    "CoupledLSTM",
+    "CoupledLSTMCell",
     "GRUCell",
+    "IndRNN",
+    "IndRNNCell",
     "LSTMCell",
+    "LayerNormGRU",
+    "LayerNormGRUCell",
+    "LayerNormLSTM",
+    "LayerNormLSTMCell",
+    "LightGRU",
+    "LightGRUCell",
     "LocalAttention",
+    "MinGRU",
+    "MinGRUCell",
+    "MinLSTM",
+    "MinLSTMCell",
     "MultiheadAttention",
+    "PeepholeLSTM",
+    "PeepholeLSTMCell",
     "PointerAttention",
     "RNNCell",
     "convert",
     "functional",
+    "init",
     "to_torch",
     "use_backend",
 ]

@@ -7,45 +7,66 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .cells import CellSpec
+from .options import PLAIN, Options
 from .reference import accumulation_dtype
 
 
 def results(
-    spec: CellSpec, gates_x: Tensor, projected: bool, states: Sequence[Tensor], save: bool
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Outputs ``[S, N, K]``, final states, and, with ``save``, what the backward needs.
+    spec: CellSpec,
+    gates_x: Tensor,
+    projected: bool,
+    states: Sequence[Tensor],
+    options: Options,
+    save: bool,
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """Outputs ``[S, N, K]``, final states, all states, and, with ``save``, what the backward needs.
 
-    Saved are ``[S, N, len(spec.saved)*H]`` in the accumulation dtype where the cell
-    saves anything, and with a projection the h before it, ``[S, N, H]``; never
-    nothing, so that an empty list can mean that saving was not asked for.
+    All states are those beside h, ``[S, N, H]`` each, or none. Saved are ``[S, N,
+    len(spec.saved)*H]`` in the accumulation dtype where the cell saves anything, and with a
+    projection the h before it, ``[S, N, H]``; never nothing, so that an empty list can mean
+    that saving was not asked for. Zoneout adds to the first the states beside h as they are
+    after it.
     """
     rows, recurrences, _ = gates_x.shape
     hidden = gates_x.shape[2] // spec.num_gates
     out = gates_x.new_empty(rows, recurrences, states[0].shape[2])
     finals = [gates_x.new_empty(state.shape) for state in states]
+    others = []
+    if options.all_states:
+        others = [gates_x.new_empty(rows, recurrences, hidden) for _ in states[1:]]
     saved = []
     if save:
-        width = len(spec.saved) * hidden
+        kept = len(spec.saved)
+        if options.zoneout or options.zoneout_p:
+            kept += len(spec.states) - 1
         wide = accumulation_dtype(gates_x.dtype)
-        saved.append(gates_x.new_empty(rows, recurrences, width, dtype=wide))
+        saved.append(gates_x.new_empty(rows, recurrences, kept * hidden, dtype=wide))
         if projected:
             saved.append(gates_x.new_empty(rows, recurrences, hidden))
-    return out, finals, saved
+    return out, finals, others, saved
 
 
 def gradients(
-    spec: CellSpec, gates_x: Tensor, projected: bool, states: Sequence[Tensor]
+    spec: CellSpec,
+    gates_x: Tensor,
+    projected: bool,
+    states: Sequence[Tensor],
+    params: Sequence[Tensor] = (),
+    options: Options = PLAIN,
 ) -> list[Tensor]:
-    """``dgates_x``, ``dgates_h`` if gates are apart, initial states'; if projected, dh and h.
+    """``dgates_x``, ``dgates_h`` if gates are apart, initial states', those of the states that
+    are reset to, parameters'; if projected, dh and h; if there is a second product, its operand.
 
     They are the projection's gradient after it, ``[S, N, P]``, and the h before it,
     ``[S, N, H]``: the factors of its weight's gradient.
     """
     sides = 2 if spec.apart else 1
     found = [gates_x.new_empty(gates_x.shape) for _ in range(sides)]
-    found += [gates_x.new_empty(state.shape) for state in states]
+    found += [gates_x.new_empty(like.shape) for like in (*states, *options.reset_states, *params)]
+    rows, recurrences, width = gates_x.shape
+    if spec.second:
+        found.append(gates_x.new_empty(rows, recurrences, states[0].shape[2]))
     if projected:
-        rows, recurrences, width = gates_x.shape
         found.append(gates_x.new_empty(rows, recurrences, states[0].shape[2]))
         found.append(gates_x.new_empty(rows, recurrences, width // spec.num_gates))
     return found

@@ -15,6 +15,7 @@ import torch
 
 from . import attention_cpp, cpp, gpu
 from .cells import CELLS, CellSpec
+from .options import PLAIN, Options
 from .scores import SCORES, ScoreSpec
 
 
@@ -25,16 +26,20 @@ class Backend(NamedTuple):
     devices: str
 
     def why_not(
-        self, spec: CellSpec | ScoreSpec, device: torch.device, dtype: torch.dtype
+        self,
+        spec: CellSpec | ScoreSpec,
+        device: torch.device,
+        dtype: torch.dtype,
+        options: Options = PLAIN,
     ) -> str | None:
         if self.name == "cpp":
             if isinstance(spec, ScoreSpec):
                 return attention_cpp.why_not(spec.kind, device, dtype)
-            return cpp.why_not(spec, device, dtype)
+            return cpp.why_not(spec, device, dtype, options)
         if self.name == "triton":
             if isinstance(spec, ScoreSpec):
                 return "its attention kernels are not written yet"
-            return gpu.why_not(spec, device, dtype)
+            return gpu.why_not(spec, device, dtype, options)
         return None
 
 
@@ -94,9 +99,15 @@ def requested(argument: str | None) -> str | None:
 
 
 def choose(
-    spec: CellSpec | ScoreSpec, device: torch.device, dtype: torch.dtype, name: str | None
+    spec: CellSpec | ScoreSpec,
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str | None,
+    options: Options = PLAIN,
 ) -> str:
-    """The name of the backend that serves; ``name`` is the one asked for, if any.
+    """The name of the backend that serves a scan with these options, or an attention.
+
+    ``name`` is the one asked for, if any.
 
     Raises:
         RuntimeError: the backend asked for cannot serve; the text says why.
@@ -106,7 +117,7 @@ def choose(
             continue
         if name is None and backend.devices == "cuda" and device.type != "cuda":
             continue  # Triton's interpreter serves whoever asks for it
-        reason = backend.why_not(spec, device, dtype)
+        reason = backend.why_not(spec, device, dtype, options)
         if reason is None:
             return backend.name
         if name is not None:

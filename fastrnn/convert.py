@@ -47,7 +47,8 @@ def convert(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
 def to_torch(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     """The way back of `convert`: swap fastrnn's layers for torch's, in place.
 
-    A ``backend`` that was set on a layer is forgotten; the rest is as in `convert`.
+    A ``backend`` that was set on a layer is forgotten. Left alone is also what torch has not:
+    layers with heads or a single bias, and other cells. The rest is as in `convert`.
     """
     return _swap(model, _TO_TORCH, filter_fn)
 
@@ -77,7 +78,7 @@ def _swap(model: nn.Module, classes: Classes, filter_fn: Filter | None) -> nn.Mo
 
 
 def _target(module: nn.Module, classes: Classes) -> type[nn.Module] | None:
-    if "forward" in vars(module):
+    if "forward" in vars(module) or not getattr(module, "plain", True):
         return None
     return classes.get(parametrize.type_before_parametrizations(module))
 

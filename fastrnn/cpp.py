@@ -10,6 +10,9 @@ from torch.autograd import forward_ad
 
 from . import allocate
 from .cells import CellSpec
+from .options import PLAIN, Options
+from .options import why_not as why_not_with
+from .reference import accumulation_dtype
 
 try:
     from . import _C
@@ -26,13 +29,18 @@ _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16:
 PRODUCT_DTYPES = (torch.float32, torch.float64)
 _LARGE = 4 << 20  # bytes
 
+# Of what `Options.asked` tells, what the kernels do.
+_SERVED: frozenset[str] = frozenset()
 
-def why_not(spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | None:
+
+def why_not(
+    spec: CellSpec, device: torch.device, dtype: torch.dtype, options: Options = PLAIN
+) -> str | None:
     """The reason this backend cannot serve, None if it can."""
     reason = why_not_at_all(device, dtype)
     if reason is None and spec.name not in _CELLS:
         return f"it has no kernel for the cell {spec.name!r}"
-    return reason
+    return reason or why_not_with(options, _SERVED)
 
 
 def why_not_at_all(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -101,21 +109,26 @@ def _fresh(tensors: Sequence[Tensor]) -> None:
 def scan(
     spec: CellSpec,
     gates_x: Tensor,
-    weight_hh: Sequence[Tensor],
+    weight_hh: Sequence[Tensor] | None,
     bias_hh: Sequence[Tensor] | None,
     weight_hr: Sequence[Tensor] | None,
     states: Sequence[Tensor],
     batch_sizes: Tensor | None,
     reverse: Sequence[bool],
+    params: Sequence[Tensor],
+    options: Options,
     save: bool,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Outputs, final states and what the backward needs (`fastrnn.allocate.results`)."""
-    out, finals, saved = allocate.results(spec, gates_x, weight_hr is not None, states, save)
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """Outputs, final and all states, what the backward needs (`fastrnn.allocate.results`)."""
+    out, finals, others, saved = allocate.results(
+        spec, gates_x, weight_hr is not None, states, options, save
+    )
     _fresh((out, *saved))
     gates_x = _dense_last(gates_x)
     states = [_dense_last(state) for state in states]
     biases = None if bias_hh is None else [bias.contiguous() for bias in bias_hh]
     batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
+    of_cell = _side_by_side(params)
     reserve = saved[0] if saved else None
     hidden = saved[1] if len(saved) > 1 else None
     _C.forward(
@@ -125,9 +138,10 @@ def scan(
         _shape(spec, gates_x, states, batch_sizes),
         list(reverse),
         _rows(gates_x),
-        [(_address(weight), *weight.stride()) for weight in weight_hh],
+        [(_address(weight), *weight.stride()) for weight in weight_hh or ()],
         [] if biases is None else [_address(bias) for bias in biases],
         [] if weight_hr is None else [(_address(weight), *weight.stride()) for weight in weight_hr],
+        _params(of_cell),
         [_states(state) for state in states],
         _rows(out),
         [_states(final) for final in finals],
@@ -135,31 +149,40 @@ def scan(
         _rows(hidden),
         save,
     )
-    return out, finals, saved
+    return out, finals, others, saved
 
 
 def scan_backward(
     spec: CellSpec,
     gates_x: Tensor,
-    weight_hh: Sequence[Tensor],
+    weight_hh: Sequence[Tensor] | None,
     weight_hr: Sequence[Tensor] | None,
     states: Sequence[Tensor],
     batch_sizes: Tensor | None,
     reverse: Sequence[bool],
+    params: Sequence[Tensor],
+    options: Options,
     out: Tensor,
     saved: Sequence[Tensor],
     grad_out: Tensor,
     grad_finals: Sequence[Tensor],
+    grad_others: Sequence[Tensor],
 ) -> list[Tensor]:
     """The gradients of `fastrnn.allocate.gradients`."""
-    found = allocate.gradients(spec, gates_x, weight_hr is not None, states)
+    found = allocate.gradients(spec, gates_x, weight_hr is not None, states, params, options)
     _fresh(found)
     states = [_dense_last(state) for state in states]
     out, reserve, grad_out = _dense_last(out), _dense_last(saved[0]), _dense_last(grad_out)
     grad_finals = [_dense_last(grad) for grad in grad_finals]
     batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
+    of_cell, dparams = _side_by_side(params), None
+    if of_cell is not None:
+        wide = accumulation_dtype(gates_x.dtype)
+        dparams = of_cell.new_empty(len(of_cell), states[0].shape[1], of_cell.shape[1], dtype=wide)
     sides = 2 if spec.apart else 1
     dproj = hidden = None
+    if spec.second:
+        hidden = found[-1]
     if weight_hr is not None:
         dproj, hidden = found[-2:]
         hidden.copy_(saved[1])
@@ -169,8 +192,9 @@ def scan_backward(
         torch.get_num_threads(),
         _shape(spec, gates_x, states, batch_sizes),
         list(reverse),
-        [(_address(weight), *weight.stride()) for weight in weight_hh],
+        [(_address(weight), *weight.stride()) for weight in weight_hh or ()],
         [] if weight_hr is None else [(_address(weight), *weight.stride()) for weight in weight_hr],
+        _params(of_cell),
         [_states(state) for state in states],
         _rows(out),
         _rows(reserve),
@@ -179,10 +203,25 @@ def scan_backward(
         _rows(found[0]),
         _rows(found[1] if spec.apart else None),
         [_states(grad) for grad in found[sides : sides + len(states)]],
+        (0, 0, 0) if dparams is None else _states(dparams),
         _rows(dproj),
         _rows(hidden),
     )
+    if dparams is not None:
+        first = sides + len(states) + len(options.reset_states)
+        parts = dparams.sum(1).split([param.shape[1] for param in params], 1)
+        for grad, part in zip(found[first:], parts, strict=False):
+            grad.copy_(part)
     return found
+
+
+def _side_by_side(params: Sequence[Tensor]) -> Tensor | None:
+    """A cell's parameters, ``[N, X]`` each, as one contiguous tensor."""
+    return torch.cat(tuple(params), 1).contiguous() if params else None
+
+
+def _params(of_cell: Tensor | None) -> list[int]:
+    return [] if of_cell is None else [_address(each) for each in of_cell]
 
 
 def layers(

@@ -8,7 +8,7 @@ K, the width of the output of one direction, is P with a projection, else H.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,10 +16,14 @@ from torch.nn.functional import dropout as drop
 
 from .cells import CELLS, CellSpec
 from .checks import check_cell
+from .forms import Bias, split_heads, states_by_head, states_of_heads, weight_names
 from .functional_attention import attention, pointer_log_probs, pointer_nll
 from .layer_checks import check_layers
 from .linear import linear
 from .scan import scan
+
+Normalise = Callable[[Tensor], Tensor]
+"""What becomes of a direction's ``W_ih x`` of all steps, ``[S, G*H]``, before the bias."""
 
 __all__ = [
     "attention",
@@ -29,6 +33,8 @@ __all__ = [
     "lstm_cell",
     "pointer_log_probs",
     "pointer_nll",
+    "recurrent",
+    "recurrent_cell",
     "rnn",
     "rnn_cell",
 ]
@@ -40,13 +46,14 @@ def rnn(
     weights: Sequence[Tensor],
     *,
     nonlinearity: str = "tanh",
-    bias: bool = True,
+    bias: Bias = True,
     num_layers: int = 1,
     dropout: float = 0.0,
     training: bool = False,
     bidirectional: bool = False,
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
+    num_heads: int = 1,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Elman network with tanh or ReLU: ``h_t = phi(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)``.
@@ -58,7 +65,10 @@ def rnn(
         weights: see this module's heading.
         nonlinearity: ``"tanh"`` or ``"relu"``.
         dropout: probability of zeroing an output between layers, while ``training``.
+        bias: True: two biases; ``"single"``: ``b_ih`` alone; False: none.
         batch_sizes: int64 ``[T]`` on the CPU, descending; see `PackedSequence`.
+        num_heads: how many blocks of equal size the recurrent matrix has on its diagonal, see
+            `fastrnn.forms`.
         backend: who shall compute it; None: the first that can.
 
     Returns:
@@ -71,7 +81,7 @@ def rnn(
     """
     output, states = _layers(
         _rnn_spec(nonlinearity), input, None if hx is None else (hx,), weights, bias, num_layers,
-        dropout, training, bidirectional, batch_first, batch_sizes, backend,
+        dropout, training, bidirectional, batch_first, batch_sizes, backend, num_heads,
     )  # fmt: skip
     return output, states[0]
 
@@ -81,13 +91,14 @@ def gru(
     hx: Tensor | None,
     weights: Sequence[Tensor],
     *,
-    bias: bool = True,
+    bias: Bias = True,
     num_layers: int = 1,
     dropout: float = 0.0,
     training: bool = False,
     bidirectional: bool = False,
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
+    num_heads: int = 1,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gated recurrent unit (Cho et al. 2014), reset after the product as in torch.
@@ -98,7 +109,7 @@ def gru(
     """
     output, states = _layers(
         CELLS["gru"], input, None if hx is None else (hx,), weights, bias, num_layers,
-        dropout, training, bidirectional, batch_first, batch_sizes, backend,
+        dropout, training, bidirectional, batch_first, batch_sizes, backend, num_heads,
     )  # fmt: skip
     return output, states[0]
 
@@ -108,13 +119,14 @@ def lstm(
     hx: tuple[Tensor, Tensor] | None,
     weights: Sequence[Tensor],
     *,
-    bias: bool = True,
+    bias: Bias = True,
     num_layers: int = 1,
     dropout: float = 0.0,
     training: bool = False,
     bidirectional: bool = False,
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
+    num_heads: int = 1,
     backend: str | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Long short-term memory (Hochreiter & Schmidhuber 1997), or projected (Sak et al. 2014).
@@ -125,9 +137,71 @@ def lstm(
     """
     output, states = _layers(
         CELLS["lstm"], input, hx, weights, bias, num_layers,
-        dropout, training, bidirectional, batch_first, batch_sizes, backend,
+        dropout, training, bidirectional, batch_first, batch_sizes, backend, num_heads,
     )  # fmt: skip
     return output, (states[0], states[1])
+
+
+def recurrent(
+    cell: str,
+    input: Tensor,
+    hx: Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    *,
+    bias: Bias = True,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    batch_sizes: Tensor | None = None,
+    num_heads: int = 1,
+    normalise: Sequence[Normalise] = (),
+    backend: str | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Layers of any cell of `fastrnn.cells`, by its name; its file there says what it computes.
+
+    Args:
+        hx: the initial states, one ``[num_layers*D, B, H]`` for each of the cell's; None: zeros.
+        weights: for each layer and direction, in the order of `fastrnn.forms.weight_names`:
+            ``weight_ih``, ``weight_hh`` if there is a recurrent product, the biases, the
+            cell's own parameters, the projection.
+        bias: True: two biases; ``"single"``: ``bias_ih`` alone; False: none.
+        num_heads: how many blocks of equal size the recurrent matrix has on its diagonal, see
+            `fastrnn.forms`.
+        normalise: for each layer and direction what is done to ``W_ih x`` of all steps,
+            ``[S, G*H]``, before the bias is added; or none.
+
+    Returns:
+        output, shaped as the input with ``D*H`` features, and the final states, as ``hx``.
+        The rest, and errors, are as in `rnn`.
+    """
+    output, states = _layers(
+        _spec_of(cell), input, hx, weights, bias, num_layers, dropout, training, bidirectional,
+        batch_first, batch_sizes, backend, num_heads, normalise,
+    )  # fmt: skip
+    return output, tuple(states)
+
+
+def recurrent_cell(
+    cell: str,
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    *,
+    bias: Bias = True,
+    num_heads: int = 1,
+    normalise: Sequence[Normalise] = (),
+    backend: str | None = None,
+) -> tuple[Tensor, ...]:
+    """One step of `recurrent`: input ``[B, I]``, states ``[B, H]``; returns the next states."""
+    if input.dim() != 2:
+        raise RuntimeError(f"input must have 2 dimensions, got {input.dim()}")
+    _, finals = recurrent(
+        cell, input.unsqueeze(0), [state.unsqueeze(0) for state in states], weights,
+        bias=bias, num_heads=num_heads, normalise=normalise, backend=backend,
+    )  # fmt: skip
+    return tuple(final.squeeze(0) for final in finals)
 
 
 def rnn_cell(
@@ -174,6 +248,12 @@ def lstm_cell(
     return h, c
 
 
+def _spec_of(cell: str) -> CellSpec:
+    if cell not in CELLS:
+        raise ValueError(f"cell should be one of {', '.join(CELLS)}, got: {cell!r}")
+    return CELLS[cell]
+
+
 def _rnn_spec(nonlinearity: str) -> CellSpec:
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
@@ -197,7 +277,7 @@ def _layers(
     input: Tensor,
     hx: Sequence[Tensor] | None,
     weights: Sequence[Tensor],
-    bias: bool,
+    bias: Bias,
     num_layers: int,
     dropout: float,
     training: bool,
@@ -205,19 +285,23 @@ def _layers(
     batch_first: bool,
     batch_sizes: Tensor | None,
     backend: str | None,
+    num_heads: int = 1,
+    normalise: Sequence[Normalise] = (),
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    """A stack of layers, each one input product and one scan over both directions."""
+    """A stack of layers, each one input product and one scan over all directions and heads."""
     hx = () if hx is None else tuple(hx)
     directions = 2 if bidirectional else 1
     tensors = (input, *hx, *weights)
     if all(isinstance(tensor, Tensor) for tensor in tensors):  # the checks tell what is not
         input, *rest = _autocast(tensors)
         hx, weights = rest[: len(hx)], rest[len(hx) :]
-    check_layers(spec, input, hx, weights, bias, num_layers, directions, batch_first, batch_sizes)
-
+    check_layers(
+        spec, input, hx, weights, bias, num_layers, directions, batch_first, batch_sizes, num_heads
+    )
     per_layer = len(weights) // num_layers
     each = per_layer // directions
-    projected = each == 2 + 2 * bias + 1
+    projected = each > len(weight_names(spec, bias))
+    names = weight_names(spec, bias, projected)
     if batch_sizes is None:
         if batch_first:
             input = input.transpose(0, 1)
@@ -228,24 +312,39 @@ def _layers(
         rows = input
     if not hx:
         hx = _zeros(spec, rows, weights, num_layers * directions, batch, each if projected else 0)
-    reverse = (False, True)[:directions]
+    reverse = [backwards for backwards in (False, True)[:directions] for _ in range(num_heads)]
 
     finals = []
     for layer in range(num_layers):
         if layer and dropout:
             rows = drop(rows, dropout, training)
-        # w_ih, w_hh, (b_ih, b_hh), (w_hr), each with one entry a direction
         start = layer * per_layer
-        kinds = [weights[start + i : start + per_layer : each] for i in range(each)]
-        w_ih, w_hh = kinds[:2]
-        biases = kinds[2:4] if bias else ()
-        w_hr = kinds[-1] if projected else None
+        # Each with one entry a direction.
+        of = {name: weights[start + i : start + per_layer : each] for i, name in enumerate(names)}
         first = layer * directions
         states = hx if num_layers == 1 else [s[first : first + directions] for s in hx]
-        gates_x, b_hh = _input_product(spec, backend, rows, w_ih, *biases)
-        out, last = scan(spec, gates_x, w_hh, b_hh, w_hr, states, batch_sizes, reverse, backend)
+        gates_x, b_hh = _input_product(
+            spec, backend, rows, of["weight_ih"], of.get("bias_ih"), of.get("bias_hh"),
+            normalise[first : first + directions],
+        )  # fmt: skip
+        w_hh, b_hh, *params = [
+            None if each is None else split_heads(each, num_heads)
+            for each in (of.get("weight_hh"), b_hh, *(of[name] for name in spec.params))
+        ]
+        out, last, _ = scan(
+            spec,
+            gates_x.unflatten(2, (num_heads, -1)).flatten(1, 2) if num_heads > 1 else gates_x,
+            w_hh,
+            b_hh,
+            of.get("weight_hr"),
+            [states_by_head(state, num_heads) for state in states],
+            batch_sizes,
+            reverse,
+            backend,
+            params,  # type: ignore[arg-type]
+        )
         rows = out.flatten(1)
-        finals.append(last)
+        finals.append([states_of_heads(state, num_heads) for state in last])
 
     last = finals[0] if num_layers == 1 else [torch.cat(kind) for kind in zip(*finals, strict=True)]
     if batch_sizes is not None:
@@ -261,19 +360,26 @@ def _input_product(
     w_ih: Sequence[Tensor],
     b_ih: Sequence[Tensor] | None = None,
     b_hh: Sequence[Tensor] | None = None,
+    normalise: Sequence[Normalise] = (),
 ) -> tuple[Tensor, Sequence[Tensor] | None]:
-    """``gates_x [S, N, G*H]`` for all steps and directions in one product.
+    """``gates_x [S, D, G*H]`` for all steps and directions in one product.
 
     Also the biases that remain for the recurrent side: where a cell merely sums
-    the two sides, both biases go in here.
+    the two sides, both biases go in here. ``normalise`` comes between product and bias.
     """
     if b_ih is not None and b_hh is not None and not spec.apart:
         b_ih, b_hh = [x + h for x, h in zip(b_ih, b_hh, strict=True)], None
     count = len(w_ih)
     weight = w_ih[0] if count == 1 else torch.cat(tuple(w_ih))
     bias = None if b_ih is None else b_ih[0] if count == 1 else torch.cat(tuple(b_ih))
-    gates_x = linear(spec, rows, weight, bias, backend)
-    return gates_x.view(gates_x.shape[0], count, w_ih[0].shape[0]), b_hh
+    gates_x = linear(spec, rows, weight, None if normalise else bias, backend)
+    gates_x = gates_x.view(gates_x.shape[0], count, w_ih[0].shape[0])
+    if normalise:
+        parts = [norm(part) for norm, part in zip(normalise, gates_x.unbind(1), strict=True)]
+        gates_x = torch.stack(parts, 1)
+        if bias is not None:
+            gates_x = gates_x + bias.view(count, -1)
+    return gates_x, b_hh
 
 
 def _zeros(
@@ -311,7 +417,7 @@ def _cell(
     input, *rest = _autocast((input, *states, w_ih, w_hh, *biases))
     states, (w_ih, w_hh, *biases) = rest[: len(states)], rest[len(states) :]
     gates_x, b_h = _input_product(spec, backend, input, [w_ih], *([b] for b in biases))
-    _, finals = scan(
+    _, finals, _ = scan(
         spec, gates_x, [w_hh], b_h, None, [state.unsqueeze(0) for state in states], backend=backend
     )
     return [final.squeeze(0) for final in finals]

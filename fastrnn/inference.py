@@ -9,6 +9,7 @@ answered with None and goes the general way, which also has the words for what i
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import backends, cpp
-from .cells import CellSpec
+from .cells import CELLS, CellSpec
 
 
 def unwatched() -> bool:
@@ -53,9 +54,7 @@ def layers(
         the output ``[T, B, D*K]`` (not with ``step``) and the final states, or None if it is
         not that simple.
     """
-    if backends.requested(backend) not in (None, "cpp") or cpp.why_not_at_all(
-        _CPU, torch.float32
-    ):
+    if backends.requested(backend) not in (None, "cpp") or not _served(spec.name):
         return None
     if hx is None:
         hx = ()
@@ -68,4 +67,9 @@ def layers(
     )
 
 
-_CPU = torch.device("cpu")
+@functools.cache
+def _served(cell: str) -> bool:
+    """Whether the extension takes all of such a layer's weights in one call."""
+    spec = CELLS[cell]
+    simple = spec.recurrent and not spec.params and not spec.whole_row
+    return simple and cpp.why_not(spec, torch.device("cpu"), torch.float32) is None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .cells import CellSpec
 from .checks import check_shape
+from .forms import Bias, weight_names, weight_shapes
 from .operators import watched
 
 
@@ -18,11 +19,12 @@ def check_layers(
     input: Tensor,
     hx: Sequence[Tensor],
     weights: Sequence[Tensor],
-    bias: bool,
+    bias: Bias,
     num_layers: int,
     directions: int,
     batch_first: bool,
     batch_sizes: Tensor | None,
+    num_heads: int = 1,
 ) -> None:
     """Check input, initial states (none, or one for each of the cell's) and flat weights.
 
@@ -46,10 +48,12 @@ def check_layers(
             f"initial states, got {len(hx)}"
         )
     each, remainder = divmod(len(weights), num_layers * directions)
-    plain = 4 if bias else 2
-    if remainder or not plain <= each <= plain + (not spec.reads_h):
+    plain = len(weight_names(spec, bias))
+    projects = spec.projects and num_heads == 1
+    if remainder or not plain <= each <= plain + projects:
+        more = " (one more with a projection)" if projects else ""
         raise ValueError(
-            f"expected {plain} weights (one more with a projection) for each of {num_layers} "
+            f"expected {plain} weights{more} for each of {num_layers} "
             f"layers and {directions} directions, got {len(weights)} in all"
         )
     projected = each > plain
@@ -70,7 +74,13 @@ def check_layers(
         raise RuntimeError(f"weight_hr_l0 must have 2 dimensions, got {weights[each - 1].dim()}")
     hidden = weights[0].shape[0] // spec.num_gates
     k = weights[each - 1].shape[0] if projected else hidden
-    _check_weights(spec, input.shape[-1], hidden, k, weights, each, directions, bias, projected)
+    if hidden % num_heads:
+        raise ValueError(f"hidden_size should be divisible by num_heads, got {hidden}, {num_heads}")
+    shapes = [
+        weight_shapes(spec, bias, features, hidden, k if projected else 0, num_heads)
+        for features in (input.shape[-1], directions * k)
+    ]
+    _check_weights(shapes, weights, directions)
     for index, state in enumerate(hx):
         expected = (num_layers * directions, batch, hidden if index else k)
         check_shape(f"hidden[{index}]" if len(hx) > 1 else "hidden", state, expected)
@@ -99,27 +109,15 @@ def _check_same(input: Tensor, what: str, others: Sequence[Tensor]) -> None:
 
 
 def _check_weights(
-    spec: CellSpec,
-    features: int,
-    hidden: int,
-    k: int,
-    weights: Sequence[Tensor],
-    each: int,
-    directions: int,
-    bias: bool,
-    projected: bool,
+    shapes: Sequence[dict[str, tuple[int, ...]]], weights: Sequence[Tensor], directions: int
 ) -> None:
-    rows = spec.num_gates * hidden
-    names = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * bias + ["weight_hr"] * projected
-    shapes: list[tuple[int, ...]] = [(rows, features), (rows, k)]
-    shapes += [(rows,), (rows,)] * bias + [(k, hidden)] * projected
+    """Those of the first layer, and of all others."""
+    each = len(shapes[0])
     for start in range(0, len(weights), each):
         layer, backwards = divmod(start // each, directions)
-        if layer:
-            shapes[0] = (rows, directions * k)
-        for i, shape in enumerate(shapes):
+        for i, (name, shape) in enumerate(shapes[min(layer, 1)].items()):
             if weights[start + i].shape != shape:
-                name = f"{names[i]}_l{layer}" + ("_reverse" if backwards else "")
+                name = f"{name}_l{layer}" + ("_reverse" if backwards else "")
                 check_shape(name, weights[start + i], shape)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import cpp, reference
 from .operators import watched
+from .options import PLAIN, Options
 
 _WINDOW = 1024  # rows
 
@@ -31,23 +32,22 @@ def of_states(
     h_0: Tensor,
     batch_sizes: Tensor | None,
     reverse: Sequence[bool],
+    options: Options = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """``sum_t dgates_h[t]^T h[t-1]`` and ``sum_t dgates_h[t]`` for each recurrence.
 
     They are ``[N, G*H, K]`` and ``[N, G*H]``; everything else is as in `fastrnn.reference.scan`.
     """
-    if _by_kernels((dgates_h, out, h_0)):
+    if _by_kernels((dgates_h, out, h_0)) and not options.moves_states:
         return cpp.gradient_of_states(dgates_h, out, h_0, batch_sizes, reverse)
+    if batch_sizes is not None or options.moves_states:
+        previous = reference.previous_h(out, h_0, batch_sizes, reverse, options)
+        pairs = zip(dgates_h.unbind(1), previous.unbind(1), strict=True)
+        return torch.stack([of_rows(*pair)[0] for pair in pairs]), dgates_h.sum(0)
     batch = h_0.shape[1]
     products = []
-    if batch_sizes is not None and h_0.is_cuda:
-        batch_sizes = batch_sizes.to(h_0.device, non_blocking=True)
     for n, backwards in enumerate(reverse):
         dgates, h = dgates_h[:, n], out[:, n]
-        if batch_sizes is not None:
-            previous = torch.cat([h, h_0[n]])[_previous_rows(batch_sizes, h.shape[0], backwards)]
-            products.append(_sum_of_products(dgates, previous))
-            continue
         last = h.shape[0] - batch
         if backwards:
             first = dgates[last:].t() @ h_0[n]
@@ -83,17 +83,3 @@ def _sum_of_products(a: Tensor, b: Tensor, total: Tensor | None = None) -> Tenso
             window = slice(start, start + _WINDOW)
             total = torch.addmm(total, a[window].t(), b[window])
     return total
-
-
-def _previous_rows(batch_sizes: Tensor, rows: int, backwards: bool) -> Tensor:
-    """For each packed row, the row its state came from; ``rows + b`` means the initial state b."""
-    step, sequence = reference.packed_positions(batch_sizes, rows)
-    row = torch.arange(rows, device=batch_sizes.device)
-    if backwards:
-        following = torch.cat([batch_sizes[1:], batch_sizes.new_zeros(1)])
-        first = sequence >= following[step]
-        previous = row + batch_sizes[step]
-    else:
-        first = step == 0
-        previous = row - batch_sizes[(step - 1).clamp(min=0)]
-    return torch.where(first, rows + sequence, previous)

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastrnn import cpp, operators, reference, scan, weight_gradients
 from fastrnn.cells import CELLS
+from fastrnn.options import PLAIN
 
 OPERATORS = torch.ops.fastrnn
 
@@ -58,15 +59,19 @@ def arguments_of(
         [uniform(n, batch, k), *(uniform(n, batch, hidden) for _ in spec.states[1:])],
         sizes,
         list(reverse),
+        [],
+        *PLAIN.flat(),
     )
 
 
 def backward_arguments_of(**case):
     arguments = arguments_of(**case)
     with torch.no_grad():
-        out, finals, saved = OPERATORS.scan(*arguments, True)
-    upstream = [torch.rand_like(t).requires_grad_() for t in (out, *finals)]
-    return (*arguments, out, saved, upstream[0], upstream[1:])
+        out, finals, others, saved = OPERATORS.scan(*arguments, True)
+    (grad_out,), grad_finals, grad_others = (
+        [torch.rand_like(t).requires_grad_() for t in like] for like in ([out], finals, others)
+    )
+    return (*arguments, out, saved, grad_out, grad_finals, grad_others)
 
 
 def tensors_in(arguments):
@@ -78,7 +83,7 @@ def with_tensors(arguments, tensors):
     """The arguments with other tensors in the place of theirs."""
     rest, filled = iter(tensors), []
     for value in arguments:
-        if isinstance(value, list) and isinstance(value[0], torch.Tensor):
+        if isinstance(value, list) and value and torch.is_tensor(value[0]):
             filled.append([next(rest) for _ in value])
         elif isinstance(value, torch.Tensor) and value.is_floating_point():
             filled.append(next(rest))
@@ -115,7 +120,7 @@ def test_its_backward_is_one(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_in_other_dtypes_what_is_saved_is_wide(dtype):
     arguments = arguments_of("lstm", projection=3, dtype=dtype)
-    _, _, (reserve, hidden) = OPERATORS.scan(*arguments, True)
+    _, _, _, (reserve, hidden) = OPERATORS.scan(*arguments, True)
     assert (reserve.dtype, hidden.dtype) == (torch.float32, dtype)
     tests = ("test_schema", "test_faketensor")
     opcheck(OPERATORS.scan.default, (*arguments, True), test_utils=tests)
@@ -141,8 +146,8 @@ def test_gradients_of_first_and_second_order(case, save, call):
     arguments = arguments_of(**case)
 
     def function(*tensors):
-        out, finals, _ = call(*with_tensors(arguments, tensors), save)
-        return out, *finals
+        out, finals, others, _ = call(*with_tensors(arguments, tensors), save)
+        return out, *finals, *others
 
     inputs = tensors_in(arguments)
     assert gradcheck(function, inputs, check_batched_grad=True, fast_mode=True)
@@ -161,8 +166,7 @@ def test_gradient_of_third_order(call):
         return gradient
 
     def expected(x):
-        _, _, *rest = arguments
-        return reference.scan(CELLS["gru"], x, *rest)[0]
+        return reference.scan(CELLS["gru"], x, *arguments[2:9])[0]
 
     torch.testing.assert_close(
         third(lambda x: call("gru", x, *arguments[2:], True)[0]), third(expected)
@@ -178,7 +182,7 @@ def test_gradient_of_one_result_alone(which, call):
         return torch.autograd.grad([out, *finals][which].square().sum(), inputs, allow_unused=True)
 
     found = gradients(*call(*arguments, True)[:2])
-    expected = gradients(*reference.scan(CELLS["lstm"], *arguments[1:]))
+    expected = gradients(*reference.scan(CELLS["lstm"], *arguments[1:9])[:2])
     for got, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(got, torch.zeros_like(got) if wanted is None else wanted)
 
@@ -213,7 +217,7 @@ def test_what_nobody_wants_is_not_computed(call, monkeypatch):
 def test_unused_results_get_no_zeros(call):
     """Such as what was saved, the largest of all: nobody ever differentiates by it."""
     arguments = arguments_of("lstm")
-    out, _, saved = call(*arguments, True)
+    out, _, _, saved = call(*arguments, True)
     sizes = []
 
     class Made(TorchDispatchMode):
@@ -234,8 +238,8 @@ def test_both_ways_give_the_same_bits(monkeypatch):
     inputs = tensors_in(arguments)
 
     def results():
-        out, finals, saved = scan._scan(*arguments, True)
-        return [out, *finals, *saved, *torch.autograd.grad(out.square().sum(), inputs)]
+        out, finals, others, saved = scan._scan(*arguments, True)
+        return [out, *finals, *others, *saved, *torch.autograd.grad(out.square().sum(), inputs)]
 
     past = results()
     monkeypatch.setattr(operators, "watched", lambda tensors: True)
@@ -248,9 +252,10 @@ def test_numbers_that_are_not_where_the_address_points():
     arguments = arguments_of("rnn_tanh", hidden=1)
     state = torch.rand(1, 2, 1, dtype=torch.complex128).conj().imag
     assert state.is_neg()
-    cell, gates_x, weight_hh, *_, reverse = arguments
+    cell, gates_x, weight_hh, *_ = arguments
+    reverse = arguments[7]
     with torch.no_grad():
-        (found, _), (expected, _) = (
+        (found, *_), (expected, *_) = (
             scan.scan(CELLS[cell], gates_x, [weight_hh[0]], None, None, [h], None, reverse)
             for h in (state, state.resolve_neg())
         )
@@ -290,8 +295,8 @@ def mapped(case, dims, size=3):
         inputs.append(torch.rand(shape, generator=generator, dtype=tensor.dtype) * 2 - 1)
 
     def function(*tensors):
-        out, finals, _ = scan._scan(*with_tensors(arguments, tensors), True)
-        return out, *finals
+        out, finals, others, _ = scan._scan(*with_tensors(arguments, tensors), True)
+        return out, *finals, *others
 
     def one(v):
         return [
@@ -367,7 +372,7 @@ def test_no_calls_and_no_batch(dims, size, batch):
 def test_sizes_must_serve_all():
     arguments = arguments_of("rnn_tanh", packed=True)
     with pytest.raises(ValueError, match="batch_sizes"):
-        torch.vmap(lambda sizes: scan._scan(*arguments[:6], sizes, [False], False)[0])(
+        torch.vmap(lambda sizes: scan._scan(*arguments[:6], sizes, *arguments[7:], False)[0])(
             torch.tensor([[2, 1], [2, 1]])
         )
 

@@ -9,8 +9,39 @@
 //   states' gradients, replaced by those of the previous step; dx and da receive the
 //   pre-activations' gradients (da only where kApart); dh_prev the direct part of
 //   h_{t-1}'s (only where kReadsH).
+// Beyond the defaults below:
+//   kParams: numbers a unit beside weights and biases, as peepholes, in the order of the
+//   CellSpec's params and each of them gate by gate. forward gets them as a last argument p;
+//   backward as p and then dp, to which it adds their gradients.
+//   kRecurrent = false: no recurrent product; a is the recurrent bias alone.
+//   kWholeRow: a unit's result depends on its row, as with layer normalisation. forward and
+//   backward get a whole row of one sequence (row.h) in place of vectors of units.
+//   kSecond: of so many gates, the last, the recurrent product is of an operand that the others
+//   make. first(x, a, h_prev, saved, operand) comes before that product, second(x, a, h_prev,
+//   saved, h) after it; saved stays from one to the other. backward_second(saved, h_prev, dh, dx)
+//   writes the last gates' dx, backward_first(saved, h_prev, dh, doperand, dx, dh_prev, operand)
+//   the others', and once more the operand.
 #pragma once
 
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+struct CellDefaults {
+  static constexpr int kParams = 0, kSecond = 0;
+  static constexpr bool kRecurrent = true, kWholeRow = false;
+};
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn
+
+#include "coupled.h"
 #include "gru.h"
+#include "gru_reset_before.h"
+#include "indrnn.h"
+#include "layer_norm.h"
+#include "light_gru.h"
 #include "lstm.h"
+#include "minimal.h"
+#include "peephole.h"
 #include "rnn.h"
+#include "slstm.h"

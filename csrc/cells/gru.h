@@ -4,7 +4,7 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-struct Gru {
+struct Gru : CellDefaults {
   static constexpr int kGates = 3, kExtra = 0, kSaved = 4;
   static constexpr bool kApart = true, kReadsH = true, kReadsOut = false;
 

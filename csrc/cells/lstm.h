@@ -4,7 +4,7 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-struct Lstm {
+struct Lstm : CellDefaults {
   static constexpr int kGates = 4, kExtra = 1, kSaved = 5;
   static constexpr bool kApart = false, kReadsH = false, kReadsOut = false;
 

@@ -4,7 +4,7 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-struct RnnBase {
+struct RnnBase : CellDefaults {
   static constexpr int kGates = 1, kExtra = 0, kSaved = 0;
   static constexpr bool kApart = false, kReadsH = false, kReadsOut = true;
 };

@@ -3,16 +3,22 @@
 import torch
 from torch import Tensor
 
-from . import CellSpec
+from . import UNCLIPPED, CellSpec, Clip, clip
 
 
-def step(gates_x: Tensor, gates_h: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def step(
+    gates_x: Tensor,
+    gates_h: Tensor,
+    states: tuple[Tensor, ...],
+    params: tuple[Tensor, ...] = (),
+    clips: Clip = UNCLIPPED,
+) -> tuple[Tensor, ...]:
     (h,) = states
     r_x, z_x, n_x = gates_x.chunk(3, dim=-1)
     r_h, z_h, n_h = gates_h.chunk(3, dim=-1)
-    r = torch.sigmoid(r_x + r_h)
-    z = torch.sigmoid(z_x + z_h)
-    n = torch.tanh(n_x + r * n_h)
+    r = torch.sigmoid(clip(r_x + r_h, clips.gates))
+    z = torch.sigmoid(clip(z_x + z_h, clips.gates))
+    n = torch.tanh(clip(n_x + r * n_h, clips.gates))
     return ((1 - z) * n + z * h,)
 
 

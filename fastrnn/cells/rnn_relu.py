@@ -3,11 +3,17 @@
 import torch
 from torch import Tensor
 
-from . import CellSpec
+from . import UNCLIPPED, CellSpec, Clip, clip
 
 
-def step(gates_x: Tensor, gates_h: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (torch.relu(gates_x + gates_h),)
+def step(
+    gates_x: Tensor,
+    gates_h: Tensor,
+    states: tuple[Tensor, ...],
+    params: tuple[Tensor, ...] = (),
+    clips: Clip = UNCLIPPED,
+) -> tuple[Tensor, ...]:
+    return (torch.relu(clip(gates_x + gates_h, clips.gates)),)
 
 
 SPEC = CellSpec(

@@ -21,6 +21,8 @@ from torch.autograd import forward_ad
 
 from .. import allocate
 from ..cells import CellSpec
+from ..options import PLAIN, Options
+from ..options import why_not as why_not_with
 
 
 def _find_kernels() -> str | None:
@@ -49,11 +51,16 @@ if importlib.util.find_spec("triton") is None:
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _CAPABILITY = (8, 0)
 
+# Of what `Options.asked` tells, what the kernels do.
+_SERVED: frozenset[str] = frozenset()
+
 # As Triton itself reads it when it decorates the kernels.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
-def why_not(spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | None:
+def why_not(
+    spec: CellSpec, device: torch.device, dtype: torch.dtype, options: Options = PLAIN
+) -> str | None:
     """The reason this backend cannot serve, None if it can."""
     reason = _missing or _why_not_on(device)
     if reason is not None:
@@ -66,7 +73,7 @@ def why_not(spec: CellSpec, device: torch.device, dtype: torch.dtype) -> str | N
         return f"it has no kernel for the cell {spec.name!r}"
     if forward_ad._current_level >= 0:
         return "it has no forward-mode differentiation"
-    return None
+    return why_not_with(options, _SERVED)
 
 
 def _why_not_on(device: torch.device) -> str | None:
@@ -133,22 +140,26 @@ def scan(
     states: Sequence[Tensor],
     batch_sizes: Tensor | None,
     reverse: Sequence[bool],
+    params: Sequence[Tensor],
+    options: Options,
     save: bool,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Outputs, final states and what the backward needs (`fastrnn.allocate.results`).
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """Outputs, final and all states, what the backward needs (`fastrnn.allocate.results`).
 
     Weights are stacked, ``[N, ...]``; everything else is as in `fastrnn.cpp.scan`.
     """
     from .call import Call
     from .forms import forward
 
-    out, finals, saved = allocate.results(spec, gates_x, weight_hr is not None, states, save)
+    out, finals, others, saved = allocate.results(
+        spec, gates_x, weight_hr is not None, states, options, save
+    )
     with torch.cuda.device_of(gates_x):
         call = Call.of(spec, gates_x, weight_hr is not None, states, batch_sizes, reverse)
         states = [state.contiguous() for state in states]
         forward(call, gates_x.contiguous(), weight_hh, bias_hh, weight_hr, states,
                 out, finals, saved)  # fmt: skip
-    return out, finals, saved
+    return out, finals, others, saved
 
 
 def scan_backward(
@@ -159,16 +170,19 @@ def scan_backward(
     states: Sequence[Tensor],
     batch_sizes: Tensor | None,
     reverse: Sequence[bool],
+    params: Sequence[Tensor],
+    options: Options,
     out: Tensor,
     saved: Sequence[Tensor],
     grad_out: Tensor,
     grad_finals: Sequence[Tensor],
+    grad_others: Sequence[Tensor],
 ) -> list[Tensor]:
     """The gradients of `fastrnn.allocate.gradients`."""
     from .call import Call
     from .forms import backward
 
-    found = allocate.gradients(spec, gates_x, weight_hr is not None, states)
+    found = allocate.gradients(spec, gates_x, weight_hr is not None, states, params, options)
     if weight_hr is not None:
         found[-1].copy_(saved[1])
     with torch.cuda.device_of(gates_x):

@@ -25,6 +25,7 @@ from triton.runtime.jit import JITFunction
 
 from .. import gpu
 from ..cells import CELLS
+from ..options import PLAIN
 from . import INTERPRETED, forms
 from .plan import A100, B200, H200, Device
 
@@ -145,10 +146,10 @@ def launches(shape: Shape, device: Device) -> list[Launch]:
     forms.planned_for = (device, shape.precision)
     try:
         with _recorded() as found:
-            rest = (weight_hr, states, batch_sizes, reverse)
+            rest = (weight_hr, states, batch_sizes, reverse, (), PLAIN)
             gpu.scan(spec, gates_x, weight_hh, bias_hh, *rest, False)
-            out, finals, saved = gpu.scan(spec, gates_x, weight_hh, bias_hh, *rest, True)
-            gpu.scan_backward(spec, gates_x, weight_hh, *rest, out, saved, out, finals)
+            out, finals, _, saved = gpu.scan(spec, gates_x, weight_hh, bias_hh, *rest, True)
+            gpu.scan_backward(spec, gates_x, weight_hh, *rest, out, saved, out, finals, ())
     finally:
         forms.planned_for = None
     return list(dict.fromkeys(found))

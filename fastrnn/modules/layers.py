@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from ..forms import Bias
 from .recurrent import BATCHED, Recurrent
 from .states import as_pair
 
@@ -53,12 +54,15 @@ class RNN(Recurrent):
         hidden_size: H.
         num_layers: L; each layer reads the output of the one below.
         nonlinearity: ``"tanh"`` or ``"relu"``.
-        bias: whether there are ``bias_ih`` and ``bias_hh``.
+        bias: whether there are ``bias_ih`` and ``bias_hh``; ``"single"``: ``bias_ih`` alone.
         batch_first: whether batched input and output are ``[B, T, features]``.
         dropout: probability of zeroing an output between layers, in training.
         bidirectional: a second recurrence over reversed time, outputs concatenated.
         proj_size: 0; stands here because it does in torch's order of arguments.
         device, dtype: of the parameters.
+        num_heads: number of blocks of equal size on the diagonal of the recurrent matrix: heads
+            that see the whole input, but of the state their own units only. ``weight_hh`` is
+            then ``[G*H, H / num_heads]``; rows are stacked head by head, gates within a head.
         backend: who computes, as in `fastrnn.use_backend`; None: the first that can.
 
     Raises:
@@ -79,7 +83,7 @@ class RNN(Recurrent):
         hidden_size: int,
         num_layers: int = 1,
         nonlinearity: str = "tanh",
-        bias: bool = True,
+        bias: Bias = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
@@ -87,6 +91,7 @@ class RNN(Recurrent):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
+        num_heads: int = 1,
         backend: str | None = None,
     ) -> None:
         _refuse_projection(proj_size)
@@ -96,7 +101,7 @@ class RNN(Recurrent):
             )
         super().__init__(
             f"RNN_{nonlinearity.upper()}", input_size, hidden_size, num_layers, bias, batch_first,
-            dropout, bidirectional, 0, device, dtype, backend,
+            dropout, bidirectional, 0, device, dtype, backend, num_heads,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
 
@@ -146,12 +151,17 @@ class LSTM(Recurrent):
         input_size: I.
         hidden_size: H.
         num_layers: L; each layer reads the output of the one below.
-        bias: whether there are ``bias_ih`` and ``bias_hh``.
+        bias: whether there are ``bias_ih`` and ``bias_hh``; ``"single"``: ``bias_ih`` alone.
         batch_first: whether batched input and output are ``[B, T, features]``.
         dropout: probability of zeroing an output between layers, in training.
         bidirectional: a second recurrence over reversed time, outputs concatenated.
         proj_size: P, less than H; 0: no projection.
         device, dtype: of the parameters.
+        num_heads: number of blocks of equal size on the diagonal of the recurrent matrix: heads
+            that see the whole input, but of the state their own units only. ``weight_hh`` is
+            then ``[G*H, H / num_heads]``; rows are stacked head by head, gates within a head.
+        forget_bias: what the bias begins with that decides what is kept; see
+            `fastrnn.init.forget_bias_`.
         backend: who computes, as in `fastrnn.use_backend`; None: the first that can.
 
     Raises:
@@ -169,7 +179,7 @@ class LSTM(Recurrent):
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
-        bias: bool = True,
+        bias: Bias = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
@@ -177,11 +187,13 @@ class LSTM(Recurrent):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
+        num_heads: int = 1,
+        forget_bias: float | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first,
-            dropout, bidirectional, proj_size, device, dtype, backend,
+            dropout, bidirectional, proj_size, device, dtype, backend, num_heads, forget_bias,
         )  # fmt: skip
 
     def _compute(self, *args: Any, **options: Any) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -235,7 +247,7 @@ class GRU(Recurrent):
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
-        bias: bool = True,
+        bias: Bias = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
@@ -243,12 +255,14 @@ class GRU(Recurrent):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
+        num_heads: int = 1,
+        forget_bias: float | None = None,
         backend: str | None = None,
     ) -> None:
         _refuse_projection(proj_size)
         super().__init__(
             "GRU", input_size, hidden_size, num_layers, bias, batch_first,
-            dropout, bidirectional, 0, device, dtype, backend,
+            dropout, bidirectional, 0, device, dtype, backend, num_heads, forget_bias,
         )  # fmt: skip
 
     def _compute(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import inference
+from .. import inference, init
 from ..cells import CELLS, CellSpec
+from ..forms import Bias, check_bias, weight_names, weight_shapes
 from .states import State, as_tensor, map_state
 from .weights import read_weights
 
 BATCHED = {2: "unbatched", 3: "batched"}
+_TORCH_MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
 
 
 class Recurrent(nn.RNNBase):
@@ -26,10 +30,14 @@ class Recurrent(nn.RNNBase):
     """
 
     backend: str | None = None
+    num_heads: int = 1
+    forget_bias: float | None = None
 
     # torch's name of the layer, by which its errors begin.
     _title: ClassVar[str]
     _tensor: ClassVar[str] = ""
+    # How parameters of a kind begin, where it is not as torch's do.
+    _initial: ClassVar[dict[str, Callable[[Tensor], object]]] = {}
 
     def __init__(
         self,
@@ -37,7 +45,7 @@ class Recurrent(nn.RNNBase):
         input_size: int,
         hidden_size: int,
         num_layers: int,
-        bias: bool,
+        bias: Bias,
         batch_first: bool,
         dropout: float,
         bidirectional: bool,
@@ -45,22 +53,79 @@ class Recurrent(nn.RNNBase):
         device: Any,
         dtype: torch.dtype | None,
         backend: str | None,
+        num_heads: int = 1,
+        forget_bias: float | None = None,
     ) -> None:
+        check_bias(bias)
+        plain = mode in _TORCH_MODES and isinstance(bias, bool) and num_heads == 1
+        # For other weights than torch's the base class checks its arguments on weights that
+        # have no memory, and they are made here.
         super().__init__(
-            mode,
+            mode if plain else "LSTM",
             input_size,
             hidden_size,
             num_layers=num_layers,
-            bias=bias,
+            bias=bool(bias),
             batch_first=batch_first,
             dropout=dropout,
             bidirectional=bidirectional,
             proj_size=proj_size,
-            device=device,
+            device=device if plain else "meta",
             dtype=dtype,
         )
         self.__dict__.pop("_flat_weight_refs", None)
         self.backend = backend
+        if forget_bias is not None:
+            self.forget_bias = forget_bias
+        if not plain:
+            self._make_weights(mode, bias, num_heads, device, dtype)
+        elif forget_bias is not None:
+            init.forget_bias_(self, forget_bias)
+
+    def _make_weights(
+        self, mode: str, bias: Bias, num_heads: int, device: Any, dtype: torch.dtype | None
+    ) -> None:
+        if not isinstance(num_heads, int) or num_heads < 1:
+            raise ValueError(f"num_heads should be a positive integer, got: {num_heads!r}")
+        if self.hidden_size % num_heads:
+            raise ValueError(
+                f"hidden_size should be divisible by num_heads, got {self.hidden_size}, {num_heads}"
+            )
+        self.mode, self.bias = mode, bias  # type: ignore[assignment]
+        if num_heads > 1:
+            self.num_heads = num_heads
+        if self.proj_size and (num_heads > 1 or not self._spec().projects):
+            raise ValueError(f"{self._title} with {num_heads} heads has no projection")
+        self._parameters.clear()
+        self._all_weights = self._weight_names()
+        self._flat_weights_names = [name for names in self._all_weights for name in names]
+        directions = 2 if self.bidirectional else 1
+        k = self.proj_size or self.hidden_size
+        for index, names in enumerate(self._all_weights):
+            features = self.input_size if index < directions else directions * k
+            shapes = weight_shapes(
+                self._spec(), bias, features, self.hidden_size, self.proj_size, num_heads
+            )
+            for name, shape in zip(names, shapes.values(), strict=True):
+                parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                self.register_parameter(name, parameter)
+        self._make_others(device, dtype)
+        self.reset_parameters()
+
+    def _make_others(self, device: Any, dtype: torch.dtype | None) -> None:
+        """Parameters beside those of the functional form."""
+
+    def reset_parameters(self) -> None:
+        """Draws all parameters from U(-1/sqrt(H), 1/sqrt(H)) but those that begin otherwise."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for name, parameter in self.named_parameters(recurse=False):
+            begin = self._initial.get(name.rpartition("_l")[0])
+            if begin is None:
+                nn.init.uniform_(parameter, -bound, bound)
+            else:
+                begin(parameter)
+        if self.forget_bias is not None:
+            init.forget_bias_(self, self.forget_bias)
 
     # --- a call -------------------------------------------------------------------------
 
@@ -93,13 +158,17 @@ class Recurrent(nn.RNNBase):
 
     def _forward_unwatched(self, input: Any, hx: Any) -> tuple[Tensor, State] | None:
         """The short way for what is simple, else None."""
-        if type(input) is not Tensor or input.dim() != 3 or input.size(2) != self.input_size:
+        if type(input) is not Tensor or input.dim() != 3 or not self.plain:
+            return None
+        if input.size(2) != self.input_size:
             return None
         if self.training and self.dropout and self.num_layers > 1:
             return None
+        if self.batch_first:
+            input = input.transpose(0, 1).contiguous()
         found = inference.layers(
             self._spec(),
-            input.transpose(0, 1).contiguous() if self.batch_first else input,
+            input,
             hx,
             read_weights(self, self._flat_weights_names),
             self.hidden_size,
@@ -115,6 +184,11 @@ class Recurrent(nn.RNNBase):
         return output.transpose(0, 1) if self.batch_first else output, (
             finals[0] if len(finals) == 1 else tuple(finals)  # type: ignore[return-value]
         )
+
+    @property
+    def plain(self) -> bool:
+        """Whether its weights are in torch's form."""
+        return isinstance(self.bias, bool) and self.num_heads == 1
 
     def _spec(self) -> CellSpec:
         return CELLS[self.mode.lower()]
@@ -155,6 +229,7 @@ class Recurrent(nn.RNNBase):
             bidirectional=self.bidirectional,
             batch_first=batch_first,
             batch_sizes=batch_sizes,
+            num_heads=self.num_heads,
             backend=self.backend,
         )
 
@@ -247,11 +322,7 @@ class Recurrent(nn.RNNBase):
         self._flat_weights_names = [name for names in self._all_weights for name in names]
 
     def _weight_names(self) -> list[list[str]]:
-        kinds = ["weight_ih", "weight_hh"]
-        if self.bias:
-            kinds += ["bias_ih", "bias_hh"]
-        if self.proj_size > 0:
-            kinds += ["weight_hr"]
+        kinds = weight_names(self._spec(), self.bias, self.proj_size > 0)
         suffixes = ("", "_reverse") if self.bidirectional else ("",)
         return [
             [f"{kind}_l{layer}{suffix}" for kind in kinds]
@@ -261,4 +332,6 @@ class Recurrent(nn.RNNBase):
 
     def extra_repr(self) -> str:
         text = super().extra_repr()
+        if self.num_heads > 1:
+            text += f", num_heads={self.num_heads}"
         return text if self.backend is None else f"{text}, backend={self.backend!r}"

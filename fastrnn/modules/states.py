@@ -1,4 +1,4 @@
-"""The state ``hx`` of a recurrent module: one tensor h, or the pair (h, c)."""
+"""The state ``hx`` of a recurrent module: one tensor h, or a tuple, as the pair (h, c)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-State = Tensor | tuple[Tensor, Tensor]
+State = Tensor | tuple[Tensor, ...]
 
 
 def as_tensor(module: str, hx: Any) -> Tensor:
@@ -45,8 +45,30 @@ def as_pair(module: str, function: str, hx: Any) -> tuple[Tensor, Tensor]:
     return hx[0], hx[1]
 
 
+def as_states(module: str, names: tuple[str, ...], hx: Any) -> State:
+    """``hx`` of a module with the states of these names: a tensor if there is one, else a tuple.
+
+    Raises:
+        TypeError: it is none of tensors.
+        RuntimeError: it has another number of entries.
+    """
+    if len(names) == 1:
+        return as_tensor(module, hx)
+    expected = f"a tuple of {len(names)} tensors ({', '.join(names)})"
+    if not isinstance(hx, (tuple, list)):
+        raise TypeError(f"{module}: Expected hx to be {expected}, got {type(hx).__name__} instead")
+    if len(hx) != len(names):
+        raise RuntimeError(f"{module}: Expected hx to be {expected}, got {len(hx)} entries")
+    for index, state in enumerate(hx):
+        if not isinstance(state, Tensor):
+            raise TypeError(
+                f"{module}: Expected hx[{index}] to be a tensor, got {type(state).__name__} instead"
+            )
+    return tuple(hx)
+
+
 def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
     """Apply ``function`` to each tensor of a state."""
     if isinstance(state, tuple):
-        return function(state[0]), function(state[1])
+        return tuple(function(each) for each in state)
     return function(state)

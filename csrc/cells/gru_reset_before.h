@@ -1,0 +1,41 @@
+// Gated recurrent unit, reset before the product; gates r, z, and n of the second product.
+#pragma once
+
+namespace fastrnn {
+namespace FASTRNN_ISA {
+
+struct GruResetBefore : CellDefaults {
+  static constexpr int kGates = 3, kExtra = 0, kSaved = 3, kSecond = 1;
+  static constexpr bool kApart = false, kReadsH = true, kReadsOut = false;
+
+  template <class V>
+  static inline void first(const V* x, const V* a, V h_prev, V* saved, V& operand) {
+    saved[0] = sigmoid(x[0] + a[0]);
+    saved[1] = sigmoid(x[1] + a[1]);
+    operand = saved[0] * h_prev;
+  }
+
+  template <class V>
+  static inline void second(const V* x, const V* a, V h_prev, V* saved, V& h) {
+    saved[2] = tanh(x[2] + a[2]);
+    h = saved[2] + saved[1] * (h_prev - saved[2]);
+  }
+
+  template <class V>
+  static inline void backward_second(const V* saved, V, V dh, V* dx) {
+    dx[2] = dh * (1 - saved[1]) * (1 - saved[2] * saved[2]);
+  }
+
+  template <class V>
+  static inline void backward_first(const V* saved, V h_prev, V dh, V doperand, V* dx, V& dh_prev,
+                                    V& operand) {
+    const V r = saved[0], z = saved[1];
+    dx[0] = doperand * h_prev * (r * (1 - r));
+    dx[1] = dh * (h_prev - saved[2]) * (z * (1 - z));
+    dh_prev = dh * z + doperand * r;
+    operand = r * h_prev;
+  }
+};
+
+}  // namespace FASTRNN_ISA
+}  // namespace fastrnn

@@ -1,0 +1,238 @@
+"""What the layers and cells beyond torch.nn's share: everything but their names and formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from .. import functional
+from ..cells import CELLS, CellSpec
+from ..forms import Bias, check_bias, weight_shapes
+from ..functional import Normalise
+from .recurrent import BATCHED, Recurrent
+from .states import State, as_states, map_state
+from .weights import read_weights
+
+
+def _ones(parameter: Tensor) -> Tensor:
+    return nn.init.ones_(parameter)
+
+
+def _zeros(parameter: Tensor) -> Tensor:
+    return nn.init.zeros_(parameter)
+
+
+# The neutral element of a normalisation; what of its past a unit keeps.
+INITIAL = {
+    "weight_ln": _ones,
+    "weight_ln_ih": _ones,
+    "weight_ln_hh": _ones,
+    "weight_ln_c": _ones,
+    "bias_ln": _zeros,
+    "bias_ln_c": _zeros,
+    "weight_u": lambda parameter: nn.init.uniform_(parameter, 0, 1),
+}
+
+
+def normalise_layer(gates_x: Tensor, weight: Tensor, num_heads: int) -> Tensor:
+    """Layer normalisation of the gates ``[S, G*H]``, each head's by itself."""
+    by_head = gates_x.unflatten(1, (num_heads, -1))
+    return layer_norm(by_head, by_head.shape[2:]).flatten(1) * weight
+
+
+class CellLayer(Recurrent):
+    """Base of the layers of one cell; the subclass names it and says what it computes.
+
+    Call, shapes, packed sequences, dtypes and errors are those of `fastrnn.RNN` (`fastrnn.LSTM`
+    with two states). Weights, per layer ``k`` and direction: ``weight_ih_l[k] [G*H, I]``,
+    ``weight_hh_l[k] [G*H, H]``, ``bias_ih_l[k] [G*H]`` and what else the subclass names.
+
+    Args:
+        input_size, hidden_size, num_layers, batch_first, dropout, bidirectional, proj_size:
+            as in `fastrnn.LSTM`.
+        bias: ``"single"``: ``bias_ih`` alone; True: torch's two, ``bias_hh`` added to the
+            recurrent side; False: none.
+        num_heads: number of blocks of equal size on the diagonal of the recurrent matrix: heads
+            that see the whole input, but of the state their own units only. ``weight_hh`` is
+            then ``[G*H, H / num_heads]``; rows are stacked head by head, gates within a head.
+        forget_bias: what the bias begins with that decides what is kept; see
+            `fastrnn.init.forget_bias_`.
+        device, dtype: of the parameters.
+        backend: who computes, as in `fastrnn.use_backend`.
+    """
+
+    _cell_name: ClassVar[str]
+    _initial = INITIAL  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: Bias = "single",
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        num_heads: int = 1,
+        forget_bias: float | None = None,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            self._mode(), input_size, hidden_size, num_layers, bias, batch_first, dropout,
+            bidirectional, proj_size, device, dtype, backend, num_heads, forget_bias,
+        )  # fmt: skip
+
+    def _mode(self) -> str:
+        return self._cell_name.upper()
+
+    @property
+    def _title(self) -> str:  # type: ignore[override]
+        return type(self).__name__
+
+    def _normalise(self) -> Sequence[Normalise]:
+        """For each layer and direction, what is done to the input side; or none."""
+        return ()
+
+    def _compute(self, input: Tensor, state: State | None, *args: Any, **options: Any) -> Any:
+        hx = (state,) if isinstance(state, Tensor) else state
+        output, finals = functional.recurrent(
+            self._spec().name, input, hx, *args, normalise=self._normalise(), **options,
+        )  # fmt: skip
+        return output, finals if len(finals) > 1 else finals[0]
+
+    def _as_state(self, hx: Any) -> State:
+        return as_states(self._title, self._spec().states, hx)
+
+    def _check_state_rank(self, state: Any, rank: int) -> None:
+        ranks = [each.dim() for each in (state if isinstance(state, tuple) else (state,))]
+        if any(each != rank for each in ranks):
+            raise RuntimeError(
+                f"For {BATCHED[rank]} {rank}-D input, hx should also be {rank}-D "
+                f"but got {', '.join(f'{each}-D' for each in ranks)}"
+            )
+
+    def _check_state(self, input: Tensor, state: Any, batch_sizes: Tensor | None) -> None:
+        expected = self.get_expected_hidden_size(input, batch_sizes)
+        if isinstance(state, Tensor):
+            return self.check_hidden_size(state, expected)
+        for index, each in enumerate(state):
+            self.check_hidden_size(
+                each,
+                (*expected[:2], self.hidden_size) if index else expected,
+                f"Expected hidden[{index}] size {{}}, got {{}}",
+            )
+
+
+class LayerNormedInput(CellLayer):
+    """Of the layers whose input side is normalised, with gains ``weight_ln_ih_l[k] [G*H]``."""
+
+    def _make_others(self, device: Any, dtype: torch.dtype | None) -> None:
+        width = self._spec().num_gates * self.hidden_size
+        for name in self._gain_names():
+            parameter = nn.Parameter(torch.empty(width, device=device, dtype=dtype))
+            self.register_parameter(name, parameter)
+
+    def _gain_names(self) -> list[str]:
+        return [names[0].replace("weight_ih", "weight_ln_ih") for names in self._all_weights]
+
+    def _normalise(self) -> Sequence[Normalise]:
+        gains = read_weights(self, self._gain_names())
+        return [partial(normalise_layer, weight=w, num_heads=self.num_heads) for w in gains]
+
+
+class CellStep(nn.RNNCellBase):
+    """Base of the cells: one step of the layer of the same name, which says what it computes.
+
+    The call is ``state = cell(input, state)``: input ``[B, I]`` and states ``[B, H]``, or ``[I]``
+    and ``[H]``; None for the state means zeros. Of several states it takes and returns a tuple.
+    Weights, arguments and errors are those of the layer, without ``_l0``.
+    """
+
+    _cell_name: ClassVar[str]
+    _gained: ClassVar[bool] = False
+    bias: Bias  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: Bias = "single",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        num_heads: int = 1,
+        forget_bias: float | None = None,
+        backend: str | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        check_bias(bias)
+        if num_heads < 1 or hidden_size % num_heads:
+            raise ValueError(
+                f"hidden_size should be divisible by num_heads, got {hidden_size}, {num_heads}"
+            )
+        self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
+        self.num_heads, self.forget_bias, self.backend = num_heads, forget_bias, backend
+        shapes = weight_shapes(self._spec(), bias, input_size, hidden_size, num_heads=num_heads)
+        self._names = list(shapes)
+        if self._gained:
+            shapes["weight_ln_ih"] = shapes["weight_ih"][:1]
+        for name, shape in shapes.items():
+            parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            self.register_parameter(name, parameter)
+        self.reset_parameters()
+
+    reset_parameters = Recurrent.reset_parameters  # type: ignore[assignment]
+    _initial = INITIAL
+
+    def _spec(self) -> CellSpec:
+        return CELLS[self._cell()]
+
+    def _cell(self) -> str:
+        return self._cell_name
+
+    def _normalise(self) -> Sequence[Normalise]:
+        if not self._gained:
+            return ()
+        (gain,) = read_weights(self, ["weight_ln_ih"])
+        return [partial(normalise_layer, weight=gain, num_heads=self.num_heads)]
+
+    def forward(self, input: Tensor, hx: Any = None) -> State:
+        title, names = type(self).__name__, self._spec().states
+        rank = input.dim()
+        if rank not in (1, 2):
+            raise ValueError(f"{title}: Expected input to be 1D or 2D, got {rank}D instead")
+        if hx is None:
+            zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
+            hx = zeros if len(names) == 1 else (zeros,) * len(names)
+        state = as_states(title, names, hx)
+        for each in state if isinstance(state, tuple) else (state,):
+            if each.dim() != rank:
+                raise ValueError(f"{title}: Expected hx to be {rank}D, got {each.dim()}D instead")
+        if rank == 1:
+            input, state = input.unsqueeze(0), map_state(lambda s: s.unsqueeze(0), state)
+        finals: Any = functional.recurrent_cell(
+            self._spec().name,
+            input,
+            state if isinstance(state, tuple) else (state,),
+            read_weights(self, self._names),
+            bias=self.bias,
+            num_heads=self.num_heads,
+            normalise=self._normalise(),
+            backend=self.backend,
+        )
+        state = finals if len(names) > 1 else finals[0]
+        return state if rank == 2 else map_state(lambda s: s.squeeze(0), state)
+
+    def extra_repr(self) -> str:
+        text = f"{self.input_size}, {self.hidden_size}, bias={self.bias!r}"
+        text += f", num_heads={self.num_heads}" if self.num_heads > 1 else ""
+        return text if self.backend is None else f"{text}, backend={self.backend!r}"
