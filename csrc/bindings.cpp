@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
@@ -42,11 +44,24 @@ Rows rows(const Triple& t) { return {address<void>(t[0]), t[1], t[2]}; }
 States states(const Triple& t) { return {address<void>(t[0]), t[1], t[2]}; }
 Weight weight(const Triple& t) { return {address<const void>(t[0]), t[1], t[2]}; }
 
-// Where each step's rows begin, and how many there are.
+// What is asked for beside: the address of lengths; resets, to what, and the states; dropout;
+// zoneout's masks, or the parts; the bound of gradients; the states of all steps, or their
+// gradients; the gradients of the states of resets.
+using Options =
+    std::tuple<int64_t, Triple, int, std::vector<Triple>, Triple, std::vector<Triple>,
+               std::vector<double>, double, std::vector<Triple>, std::vector<Triple>>;
+
+// Where each step's rows begin, and how many sequences reach it, the longest first.
 struct StepRows {
   std::vector<int64_t> starts, active;
+  std::vector<int64_t> columns;  // where these sequences lie; empty: in this order
 
-  StepRows(int64_t T, int64_t B, int64_t rows, const int64_t* batch_sizes) {
+  StepRows(int64_t T, int64_t B, int64_t rows, const int64_t* batch_sizes,
+           const int64_t* lengths = nullptr) {
+    if (lengths) {
+      sort(T, B, lengths);
+      return;
+    }
     int64_t previous = B, start = 0;
     for (int64_t t = 0; t < T; ++t) {
       const int64_t size = batch_sizes ? batch_sizes[t] : B;
@@ -63,6 +78,29 @@ struct StepRows {
       throw std::invalid_argument("batch_sizes should sum to the number of rows of the input, " +
                                   std::to_string(rows) + ", got " + std::to_string(start));
   }
+
+  int64_t column(int64_t b) const { return columns.empty() ? b : columns[size_t(b)]; }
+
+ private:
+  void sort(int64_t T, int64_t B, const int64_t* lengths) {
+    std::vector<int64_t> ends(size_t(T + 1), 0);
+    for (int64_t b = 0; b < B; ++b) {
+      if (lengths[b] < 0 || lengths[b] > T)
+        throw std::invalid_argument("lengths should be between 0 and the number of steps, " +
+                                    std::to_string(T) + ", got " + std::to_string(lengths[b]));
+      ++ends[size_t(lengths[b])];
+    }
+    columns.resize(size_t(B));
+    std::iota(columns.begin(), columns.end(), int64_t(0));
+    std::stable_sort(columns.begin(), columns.end(),
+                     [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
+    int64_t left = B;
+    for (int64_t t = 0; t <= T; ++t) {
+      starts.push_back(t * B);
+      left -= ends[size_t(t)];
+      if (t < T) active.push_back(left);
+    }
+  }
 };
 
 // Holds what ScanArgs points to.
@@ -78,13 +116,14 @@ struct Call {
   std::vector<const void*> weight_hh, weight_second, weight_hr, bias_hh, params;
 
   Call(const std::string& cell, int dtype, int threads, const Shape& shape,
-       const std::vector<bool>& reversed)
+       const std::vector<bool>& reversed, const std::optional<Options>& options = {})
       : kernel(table().kernels[cell_id(cell)][dtype]),
         packing(table().packing[dtype]),
         threads(threads),
         size(size_of(dtype)),
         steps(std::get<1>(shape), std::get<2>(shape), std::get<0>(shape),
-              address<const int64_t>(std::get<6>(shape))),
+              address<const int64_t>(std::get<6>(shape)),
+              address<const int64_t>(options ? std::get<0>(*options) : 0)),
         reverse(reversed.begin(), reversed.end()) {
     std::tie(std::ignore, args.T, args.B, args.N, args.H, args.K, std::ignore) = shape;
     args.starts = steps.starts.data();
@@ -92,6 +131,7 @@ struct Call {
     if (int64_t(reverse.size()) != args.N)
       throw std::invalid_argument("expected a reverse flag for each recurrence");
     args.reverse = reverse.data();
+    if (options) read_options(*options);
   }
 
   void pack_weights(const std::vector<Triple>& hh, const std::vector<Triple>& hr, bool forward) {
@@ -139,6 +179,29 @@ struct Call {
   }
 
  private:
+  void read_options(const Options& given) {
+    const auto& [lengths, reset, to, states_of_reset, dropout, zoneout, parts, bound, others,
+                 of_resets] = given;
+    args.options = true;
+    if (!steps.columns.empty()) args.columns = steps.columns.data();
+    args.reset = rows(reset);
+    args.reset_to = ResetTo(to);
+    args.dropout = states(dropout);
+    args.zoned = !zoneout.empty() || !parts.empty();
+    args.grad_clip = bound;
+    read_rows(states_of_reset, 0, args.reset_states);
+    read_rows(zoneout, 0, args.zoneout);
+    std::copy(parts.begin(), parts.end(), args.zoneout_p);
+    read_rows(others, 1, args.others);
+    read_rows(of_resets, 0, args.grad_resets);
+  }
+  // None, or one for each of the states from `first` on.
+  void read_rows(const std::vector<Triple>& given, int first, Rows* into) {
+    if (!given.empty() && int(given.size()) != kernel.states - first)
+      throw std::invalid_argument("wrong number of states");
+    for (size_t i = 0; i < given.size(); ++i) into[i] = rows(given[i]);
+  }
+
   const void* pack(const void* w, int64_t G, int64_t U, int64_t K, int64_t step_g, int64_t step_u,
                    int64_t step_k) {
     memory.push_back(std::make_unique<Aligned>(packing.bytes(G, U, K)));
@@ -158,9 +221,9 @@ void forward(const std::string& cell, int dtype, int threads, const Shape& shape
              const std::vector<Triple>& weight_hr, const std::vector<int64_t>& params,
              const std::vector<Triple>& initial, const Triple& out,
              const std::vector<Triple>& finals, const Triple& reserve, const Triple& hidden,
-             bool save) {
+             const std::optional<Options>& options, bool save) {
   py::gil_scoped_release release;
-  Call call(cell, dtype, threads, shape, reverse);
+  Call call(cell, dtype, threads, shape, reverse, options);
   ScanArgs& a = call.args;
   a.gates_x = rows(gates_x);
   a.out = rows(out);
@@ -182,9 +245,10 @@ void backward(const std::string& cell, int dtype, int threads, const Shape& shap
               const Triple& grad_out,
               const std::vector<Triple>& grad_finals, const Triple& dgates_x,
               const Triple& dgates_h, const std::vector<Triple>& grad_states,
-              const Triple& grad_params, const Triple& dproj, const Triple& hidden) {
+              const Triple& grad_params, const Triple& dproj, const Triple& hidden,
+              const std::optional<Options>& options) {
   py::gil_scoped_release release;
-  Call call(cell, dtype, threads, shape, reverse);
+  Call call(cell, dtype, threads, shape, reverse, options);
   ScanArgs& a = call.args;
   a.out = rows(out);
   a.reserve = rows(reserve);
@@ -224,18 +288,35 @@ void linear(int dtype, int threads, int64_t count, int64_t M, int64_t K, const T
   run_linear(a, packing, count, threads);
 }
 
-// The rows that each row's state came from: h of the step met before it, or the initial one.
+// What a row of h is when it comes from no step.
+struct Resets {
+  const uint8_t* flags = nullptr;  // [S], `flag_row` apart
+  int64_t flag_row = 0;
+  ResetTo to = ResetTo::kZero;
+  const char* given = nullptr;
+  int64_t given_row = 0;
+};
+
+// The rows that each row's state came from: h of the step met before it, the initial one, or what
+// it was reset to. Rows past a sequence's end, whose gradients are zero, get zeros.
 std::vector<const void*> previous_rows(const StepRows& steps, bool reverse, const char* h,
-                                       int64_t h_row, const char* h_0, int64_t h_0_row) {
+                                       int64_t h_row, const char* h_0,
+                                       int64_t h_0_row, const char* zeros, const Resets& resets) {
   const int64_t T = int64_t(steps.active.size());
-  std::vector<const void*> rows;
-  rows.reserve(size_t(steps.starts.back()));
+  std::vector<const void*> rows(size_t(steps.starts.back()), zeros);
   for (int64_t t = 0; t < T; ++t) {
     const int64_t before = reverse ? t + 1 : t - 1;
     const int64_t there = before < 0 || before >= T ? 0 : steps.active[size_t(before)];
-    for (int64_t b = 0; b < steps.active[size_t(t)]; ++b)
-      rows.push_back(b < there ? h + (steps.starts[size_t(before)] + b) * h_row
-                               : h_0 + b * h_0_row);
+    for (int64_t b = 0; b < steps.active[size_t(t)]; ++b) {
+      const int64_t column = steps.column(b), row = steps.starts[size_t(t)] + column;
+      const char* first = h_0 + column * h_0_row;
+      const char*& from = reinterpret_cast<const char*&>(rows[size_t(row)]);
+      from = b < there ? h + (steps.starts[size_t(before)] + column) * h_row : first;
+      if (resets.flags && resets.flags[row * resets.flag_row])
+        from = resets.to == ResetTo::kZero      ? zeros
+               : resets.to == ResetTo::kInitial ? first
+                                                : resets.given + row * resets.given_row;
+    }
   }
   return rows;
 }
@@ -264,17 +345,22 @@ void outer_of_rows(int dtype, int threads, int64_t S, int64_t M, int64_t K, cons
 // b is the state that each step began with.
 void outer_of_states(int dtype, int threads, const Shape& shape, bool reverse, int64_t M,
                      const Triple& a, const Triple& h, const Triple& h_0, const Triple& out,
-                     int64_t sum) {
+                     int64_t sum, int64_t lengths, const Triple& reset, int reset_to,
+                     const Triple& given) {
   py::gil_scoped_release release;
   OuterArgs args;
   int64_t T, B, batch_sizes;
   std::tie(args.S, T, B, std::ignore, std::ignore, args.K, batch_sizes) = shape;
   args.M = M;
-  const StepRows steps(T, B, args.S, address<const int64_t>(batch_sizes));
+  const StepRows steps(T, B, args.S, address<const int64_t>(batch_sizes),
+                       address<const int64_t>(lengths));
   const int64_t size = size_of(dtype);
+  const std::vector<char> zeros(size_t(args.K * size), 0);
+  const Resets resets{address<const uint8_t>(reset[0]), reset[1], ResetTo(reset_to),
+                      address<const char>(given[0]), given[1] * size};
   outer(dtype, threads, args,
         previous_rows(steps, reverse, address<const char>(h[0]), h[1] * size,
-                      address<const char>(h_0[0]), h_0[1] * size),
+                      address<const char>(h_0[0]), h_0[1] * size, zeros.data(), resets),
         a, out, sum);
 }
 

@@ -100,8 +100,8 @@ std::vector<int64_t> cut_rows(const ScanArgs& a, int parts) {
   for (int64_t t = 0; t < a.T; ++t)
     if (a.active[t] > 0) ++lengths[size_t(a.active[t] - 1)];
   for (int64_t b = a.B - 1; b > 0; --b) lengths[size_t(b - 1)] += lengths[size_t(b)];
-  const int64_t total = a.starts[a.T];
-  int64_t done = 0;
+  int64_t total = 0, done = 0;
+  for (const int64_t length : lengths) total += length;
   for (int64_t b = 0; b < a.B && int(cuts.size()) < parts; ++b) {
     done += lengths[size_t(b)];
     if (done * parts >= total * int64_t(cuts.size())) cuts.push_back(b + 1);

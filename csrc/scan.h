@@ -111,6 +111,52 @@ struct Loop {
   void whole_rows(int64_t r0, int64_t r1, F&& f) const {
     for (int64_t b = r0 + slice.member; b < r1; b += slice.members) f(b);
   }
+  // Where the b-th longest sequence lies in the batch, and its row at the p-th step met.
+  int64_t column(int64_t b) const { return a.columns ? a.columns[b] : b; }
+  int64_t row(const Steps& steps, int64_t p, int64_t b) const {
+    return a.starts[steps.time(p)] + column(b);
+  }
+  bool is_reset(int64_t row, int64_t n) const {
+    return a.reset.data && *at<uint8_t>(a.reset, row, n);
+  }
+  // What the i-th state of a sequence is reset to, units from u*W.
+  V reset_value(int i, int64_t row, int64_t b, int64_t n, int64_t u, int count) const {
+    if (a.reset_to == ResetTo::kZero) return V{};
+    const S* from = a.reset_to == ResetTo::kInitial ? at<S>(a.states[i], column(b), n)
+                                                    : at<S>(a.reset_states[i], row, n);
+    return load(from + u * W, count);
+  }
+  // The part of the i-th state that zoneout keeps.
+  V kept(int i, int64_t row, int64_t n, int64_t u, int count) const {
+    if (!a.zoneout[i].data) return broadcast(C(a.zoneout_p[i]));
+    const uint8_t* mask = at<uint8_t>(a.zoneout[i], row, n) + u * W;
+    C part[W] = {};
+    for (int lane = 0; lane < count; ++lane) part[lane] = C(mask[lane] != 0);
+    return load(part);
+  }
+  // Calls f(b) for the rows [r0, r1) of which this thread has written a step's states: their
+  // blocks of units from own_from() to own_to().
+  template <class F>
+  void own(int64_t r0, int64_t r1, F&& f) const {
+    if constexpr (Cell::kWholeRow)
+      whole_rows(r0, r1, f);
+    else
+      for (int64_t b = r0; b < r1; ++b) f(b);
+  }
+  int64_t own_from() const { return Cell::kWholeRow ? 0 : slice.u0; }
+  int64_t own_to(int64_t width) const {
+    return Cell::kWholeRow || a.projected ? blocks_of(width) : slice.u1;
+  }
+  // Zeros where a sequence has ended, [rows, N, width].
+  template <class Number = S>
+  void clear_ends(const Rows& rows, const Steps& steps, int64_t n, int64_t width) const {
+    if (!rows.data || !a.columns || slice.u0 != 0) return;
+    for (int64_t t = 0; t < a.T; ++t)
+      for (int64_t b = max_of(slice.b0, a.active[t]); b < slice.b1; ++b) {
+        Number* to = at<Number>(rows, a.starts[t] + column(b), n);
+        for (int64_t u = 0; u < width; u += W) store(to + u, V{}, int(min_of(W, width - u)));
+      }
+  }
   // The part of rows [from, to) that is this thread's.
   int64_t first_row(int64_t from) const { return max_of(from, slice.b0); }
   int64_t last_row(int64_t to) const { return min_of(to, slice.b1); }
@@ -127,6 +173,8 @@ struct Forward : Loop<Cell, S> {
     Buffer<C> h[2], extra[Base::kExtraSlots], hidden;
     Buffer<C> gates;  // recurrent side, where a cell needs whole rows: G of them a sequence
     Buffer<C> operand, kept;  // of a second product, and what lasts until after it
+    Buffer<C> masked[2];      // h as it enters the product, where dropout makes it another
+    Buffer<C> old[Base::kExtraSlots];  // for zoneout: the states before the step
   };
 
   static Scratch scratch(const ScanArgs& a, Arena& arena) {
@@ -139,6 +187,10 @@ struct Forward : Loop<Cell, S> {
       s.operand = arena.take<C>(a.B, a.H);
       s.kept = arena.take<C>(a.B * Cell::kSaved, a.H);
     }
+    if (a.dropout.data)
+      for (auto& masked : s.masked) masked = arena.take<C>(a.B, a.K);
+    if (a.zoned)
+      for (int x = 0; x < X; ++x) s.old[x] = arena.take<C>(a.B, a.H);
     return s;
   }
 
@@ -166,15 +218,26 @@ struct Forward : Loop<Cell, S> {
     // The threads of a row share its states: the first of them lays them out.
     if (slice.u0 == 0) {
       for (int64_t b = slice.b0; b < slice.b1; ++b) {
-        const S* h_0 = at<S>(a.states[0], b, n);
+        const S* h_0 = at<S>(a.states[0], this->column(b), n);
         for (const auto& h : s.h) copy_row(h.row(b), h_0, a.K);
-        for (int x = 0; x < X; ++x) copy_row(s.extra[x].row(b), at<S>(a.states[1 + x], b, n), a.H);
+        for (int x = 0; x < X; ++x) copy_row(s.extra[x].row(b), at<S>(a.states[1 + x], this->column(b), n), a.H);
       }
     }
     this->join();
+    if (a.options) {
+      after(n, s, steps, -1);
+      this->join();
+      this->clear_ends(a.out, steps, n, a.K);
+      for (int x = 0; x < X; ++x) this->clear_ends(a.others[x], steps, n, a.H);
+      if (a.projected && a.save) this->clear_ends(a.hidden, steps, n, a.H);
+      const int64_t kept = Cell::kSaved + (a.zoned ? X + !a.projected : 0);
+      if (a.save) this->template clear_ends<C>(a.reserve, steps, n, kept * a.H);
+    }
     for (int64_t p = 0; p < a.T; ++p) {
       before(steps, p);
+      if (a.zoned) keep_old(s, steps, p);
       step(n, s, steps, p);
+      if (a.options) after(n, s, steps, p);
       this->join();
     }
     if (slice.u0 == 0) {
@@ -182,11 +245,72 @@ struct Forward : Loop<Cell, S> {
         // Reversed, all sequences end with the last step met; forwards, each at its own length.
         int64_t end = a.T;
         while (end > 0 && steps.active(end - 1) <= b) --end;
-        write_row(at<S>(a.finals[0], b, n), s.h[end & 1].row(b), a.K);
+        write_row(at<S>(a.finals[0], this->column(b), n), s.h[end & 1].row(b), a.K);
         for (int x = 0; x < X; ++x)
-          write_row(at<S>(a.finals[1 + x], b, n), s.extra[x].row(b), a.H);
+          write_row(at<S>(a.finals[1 + x], this->column(b), n), s.extra[x].row(b), a.H);
       }
     }
+  }
+
+  void keep_old(const Scratch& s, const Steps& steps, int64_t p) const {
+    this->own(slice.b0, this->last_row(steps.active(p)), [&](int64_t b) {
+      for (int x = 0; x < X; ++x)
+        for (int64_t u = this->own_from(); u < this->own_to(a.H); ++u)
+          store(s.old[x].row(b) + u * W, load(s.extra[x].row(b) + u * W));
+    });
+  }
+
+  // What happens to the states between the p-th step met and the next. Each thread sees to what
+  // it has written itself, so that nobody has to wait for it.
+  void after(int64_t n, const Scratch& s, const Steps& steps, int64_t p) const {
+    const int64_t here = steps.active(p), later = steps.active(p + 1);
+    this->own(slice.b0, this->last_row(max_of(here, later)), [&](int64_t b) {
+      const bool written = b < here, more = b < later;
+      const int64_t row = written ? this->row(steps, p, b) : 0;
+      const int64_t next = more ? this->row(steps, p + 1, b) : 0;
+      const bool reset = more && this->is_reset(next, n);
+      const bool zoned = a.zoned && written, mask = a.dropout.data && more;
+      C* h = s.h[(p + 1) & 1].row(b);
+      if (zoned || reset || mask)
+        for (int64_t u = this->own_from(); u < this->own_to(a.K); ++u) {
+          const int count = this->lanes(u, a.K);
+          V value = load(h + u * W);
+          if (zoned) {
+            const V part = this->kept(0, row, n, u, count);
+            if (a.save && !a.projected)
+              store(at<C>(a.reserve, row, n) + (Cell::kSaved + X) * a.H + u * W, value, count);
+            value = part * load(s.h[p & 1].row(b) + u * W) + (1 - part) * value;
+            store(at<S>(a.out, row, n) + u * W, value, count);
+          }
+          if (reset) value = this->reset_value(0, next, b, n, u, count);
+          store(h + u * W, value);
+          if (mask)
+            store(s.masked[(p + 1) & 1].row(b) + u * W,
+                  value * load(at<S>(a.dropout, this->column(b), n) + u * W, count));
+        }
+      for (int x = 0; x < X; ++x) {
+        const bool wanted = a.others[x].data && written;
+        if (!(zoned || wanted || reset)) continue;
+        C* state = s.extra[x].row(b);
+        for (int64_t u = this->own_from(); u < this->own_to(a.H); ++u) {
+          const int count = this->lanes(u, a.H);
+          V value = load(state + u * W);
+          if (zoned) {
+            const V part = this->kept(1 + x, row, n, u, count);
+            value = part * load(s.old[x].row(b) + u * W) + (1 - part) * value;
+            if (a.save) store(at<C>(a.reserve, row, n) + (Cell::kSaved + x) * a.H + u * W, value, count);
+          }
+          if (wanted) store(at<S>(a.others[x], row, n) + u * W, value, count);
+          if (reset) value = this->reset_value(1 + x, next, b, n, u, count);
+          store(state + u * W, value);
+        }
+      }
+    });
+  }
+
+  // h as it enters the product.
+  const Buffer<C>& operand_of(const Scratch& s, int64_t p) const {
+    return a.dropout.data ? s.masked[p & 1] : s.h[p & 1];
   }
 
   void step(int64_t n, const Scratch& s, const Steps& steps, int64_t p) const {
@@ -198,7 +322,7 @@ struct Forward : Loop<Cell, S> {
     const int64_t H = a.H;
 
     if constexpr (Cell::kWholeRow) {
-      product(n, r0, r1, h_prev, (p & 1) != 0, [&](int64_t b, int64_t u, V* sums) {
+      product(n, r0, r1, operand_of(s, p), (p & 1) != 0, [&](int64_t b, int64_t u, V* sums) {
         for (int g = 0; g < G; ++g) {
           if (bias) sums[g] += load(bias + (u * G + g) * W);
           store(s.gates.row(b * G + g) + u * W, sums[g]);
@@ -206,13 +330,13 @@ struct Forward : Loop<Cell, S> {
       });
       this->join();
       this->whole_rows(r0, r1, [&](int64_t b) {
-        C* saved = a.save ? at<C>(a.reserve, start + b, n) : nullptr;
-        RowForward<C, S> row{H, s.gates.ld, at<S>(a.gates_x, start + b, n), s.gates.row(b * G),
+        C* saved = a.save ? at<C>(a.reserve, start + this->column(b), n) : nullptr;
+        RowForward<C, S> row{H, s.gates.ld, at<S>(a.gates_x, start + this->column(b), n), s.gates.row(b * G),
                              h_prev.row(b), {}, static_cast<const C*>(a.params[n]), h_next.row(b),
                              saved};
         for (int i = 0; i < X; ++i) row.s[i] = s.extra[i].row(b);
         Cell::forward(row);
-        write_row(at<S>(a.out, start + b, n), h_next.row(b), H);
+        write_row(at<S>(a.out, start + this->column(b), n), h_next.row(b), H);
       });
     } else if constexpr (Cell::kSecond > 0) {
       two_products(n, s, steps, p);
@@ -229,15 +353,16 @@ struct Forward : Loop<Cell, S> {
     const Buffer<C>&h_prev = s.h[p & 1], &h_next = s.h[(p + 1) & 1];
     const C* bias = a.bias_hh ? static_cast<const C*>(a.bias_hh[n]) : nullptr;
     auto load_gates = [&](int64_t b, int64_t u, int from, int to, const V* sums, V* x, V* gates) {
-      const S* x_row = at<S>(a.gates_x, start + b, n) + u * W;
+      const S* x_row = at<S>(a.gates_x, start + this->column(b), n) + u * W;
       for (int g = from; g < to; ++g) {
         x[g] = load(x_row + g * H, this->lanes(u, H));
         gates[g] = sums[g - from];
         if (bias) gates[g] += load(bias + (u * G + g) * W);
       }
     };
-    const Product<C, G1> first{static_cast<const C*>(a.weight_hh[n]), a.K, h_prev.data, h_prev.ld,
-                               (p & 1) != 0};
+    const Buffer<C>& entering = operand_of(s, p);
+    const Product<C, G1> first{static_cast<const C*>(a.weight_hh[n]), a.K, entering.data,
+                               entering.ld, (p & 1) != 0};
     first.run(r0, r1, slice.u0, slice.u1, [&](int64_t b, int64_t u, V* sums) {
       V x[G], gates[G], kept[kKept] = {}, operand{};
       load_gates(b, u, 0, G1, sums, x, gates);
@@ -255,11 +380,11 @@ struct Forward : Loop<Cell, S> {
       for (int i = 0; i < kKept; ++i) kept[i] = load(s.kept.row(b * kKept + i) + u * W);
       Cell::second(x, gates, load(h_prev.row(b) + u * W), kept, h);
       if (a.save) {
-        C* to = at<C>(a.reserve, start + b, n) + u * W;
+        C* to = at<C>(a.reserve, start + this->column(b), n) + u * W;
         for (int i = 0; i < kKept; ++i) store(to + i * H, kept[i], count);
       }
       store(h_next.row(b) + u * W, h);
-      store(at<S>(a.out, start + b, n) + u * W, h, count);
+      store(at<S>(a.out, start + this->column(b), n) + u * W, h, count);
     });
   }
 
@@ -272,10 +397,10 @@ struct Forward : Loop<Cell, S> {
     const C* bias = a.bias_hh ? static_cast<const C*>(a.bias_hh[n]) : nullptr;
     const int64_t H = a.H;
 
-    product(n, r0, r1, h_prev, (p & 1) != 0, [&](int64_t b, int64_t u, V* sums) {
+    product(n, r0, r1, operand_of(s, p), (p & 1) != 0, [&](int64_t b, int64_t u, V* sums) {
       const int count = this->lanes(u, H);
       const int64_t unit = u * W;
-      const S* x_row = at<S>(a.gates_x, start + b, n) + unit;
+      const S* x_row = at<S>(a.gates_x, start + this->column(b), n) + unit;
       V x[G], state[Base::kExtraSlots], saved[Base::kSavedSlots], of_cell[Base::kParamSlots], h{},
           h_old{};
       for (int g = 0; g < G; ++g) {
@@ -292,15 +417,15 @@ struct Forward : Loop<Cell, S> {
       }
       for (int i = 0; i < X; ++i) store(s.extra[i].row(b) + unit, state[i]);
       if (a.save) {
-        C* kept = at<C>(a.reserve, start + b, n) + unit;
+        C* kept = at<C>(a.reserve, start + this->column(b), n) + unit;
         for (int i = 0; i < Cell::kSaved; ++i) store(kept + i * H, saved[i], count);
       }
       if (a.projected) {
         store(s.hidden.row(b) + unit, h);
-        if (a.save) store(at<S>(a.hidden, start + b, n) + unit, h, count);
+        if (a.save) store(at<S>(a.hidden, start + this->column(b), n) + unit, h, count);
       } else {
         store(h_next.row(b) + unit, h);
-        store(at<S>(a.out, start + b, n) + unit, h, count);
+        store(at<S>(a.out, start + this->column(b), n) + unit, h, count);
       }
     });
 
@@ -309,7 +434,7 @@ struct Forward : Loop<Cell, S> {
                                   s.hidden.ld, (p & 1) != 0};
       project.run(r0, r1, 0, this->blocks_of(a.K), [&](int64_t b, int64_t u, V* sums) {
         store(h_next.row(b) + u * W, sums[0]);
-        store(at<S>(a.out, start + b, n) + u * W, sums[0], this->lanes(u, a.K));
+        store(at<S>(a.out, start + this->column(b), n) + u * W, sums[0], this->lanes(u, a.K));
       });
     }
   }
@@ -347,6 +472,7 @@ struct Backward : Loop<Cell, S> {
     Buffer<C> dparams;  // the parameters', summed over the steps: M rows a sequence
     Buffer<C> rows;     // what a cell that needs whole rows gets: those below
     Buffer<C> dsecond;  // the gates' of a second product
+    Buffer<C> dinitial[1 + Base::kExtraSlots];  // the initial states', by resets
   };
   // Of `rows`: dh, h_prev, the extra states before the step, and the G gates' gradients.
   static constexpr int kRowOfH = 1, kRowOfStates = 2, kRowOfGates = 2 + Loop<Cell, S>::X,
@@ -361,6 +487,8 @@ struct Backward : Loop<Cell, S> {
     if (a.projected) s.dproj = arena.take<C>(a.B, a.K);
     if (M > 0) s.dparams = arena.take<C>(a.B * M, a.H);
     if (Cell::kWholeRow) s.rows = arena.take<C>(a.B * kRows, a.H);
+    if (a.reset.data && a.reset_to == ResetTo::kInitial)
+      for (int i = 0; i <= X; ++i) s.dinitial[i] = arena.take<C>(a.B, i ? a.H : a.K);
     return s;
   }
 
@@ -385,20 +513,26 @@ struct Backward : Loop<Cell, S> {
     const Steps steps{a, a.reverse[n] != 0};
     if (slice.u0 == 0) {
       for (int64_t b = slice.b0; b < slice.b1; ++b) {
-        copy_row(s.dh.row(b), at<S>(a.grad_finals[0], b, n), a.K);
+        copy_row(s.dh.row(b), at<S>(a.grad_finals[0], this->column(b), n), a.K);
         for (int x = 0; x < X; ++x)
-          copy_row(s.dextra[x].row(b), at<S>(a.grad_finals[1 + x], b, n), a.H);
+          copy_row(s.dextra[x].row(b), at<S>(a.grad_finals[1 + x], this->column(b), n), a.H);
         for (int64_t m = 0; m < M; ++m)
           for (int64_t u = 0; u < s.dparams.ld; u += W) store(s.dparams.row(b * M + m) + u, V{});
+        for (const auto& sum : s.dinitial)
+          for (int64_t u = 0; u < sum.ld; u += W) store(sum.row(b) + u, V{});
         // A sequence of no steps: its final state is its initial one.
         if (b >= steps.active(0) && b >= steps.active(a.T - 1)) {
-          write_row(at<S>(a.grad_states[0], b, n), s.dh.row(b), a.K);
+          write_row(at<S>(a.grad_states[0], this->column(b), n), s.dh.row(b), a.K);
           for (int x = 0; x < X; ++x)
-            write_row(at<S>(a.grad_states[1 + x], b, n), s.dextra[x].row(b), a.H);
+            write_row(at<S>(a.grad_states[1 + x], this->column(b), n), s.dextra[x].row(b), a.H);
         }
       }
     }
     this->join();
+    this->clear_ends(a.dgates_x, steps, n, G * a.H);
+    if constexpr (Cell::kApart) this->clear_ends(a.dgates_h, steps, n, G * a.H);
+    if (a.projected) this->clear_ends(a.dproj, steps, n, a.K);
+    if constexpr (Cell::kSecond > 0) this->clear_ends(a.hidden, steps, n, a.H);
     // One step more than there are: the last leads to the initial states.
     for (int64_t p = a.T - 1; p >= -1; --p) {
       step(n, s, steps, p);
@@ -407,7 +541,7 @@ struct Backward : Loop<Cell, S> {
     if (M > 0 && slice.u0 == 0)
       for (int64_t b = slice.b0; b < slice.b1; ++b)
         for (int64_t m = 0; m < M; ++m)
-          write_row(at<C>(a.grad_params, b, n) + m * a.H, s.dparams.row(b * M + m), a.H);
+          write_row(at<C>(a.grad_params, this->column(b), n) + m * a.H, s.dparams.row(b * M + m), a.H);
   }
 
   // The p-th step met. Of the sequences at the step met after it (they bring gradients
@@ -422,8 +556,9 @@ struct Backward : Loop<Cell, S> {
     const int64_t u0 = slice.u0, u1 = a.projected ? this->blocks_of(a.K) : slice.u1;
 
     auto initial = [&](int64_t b, int64_t u, V* sums) {
-      const V dh = sums[0] + load(s.dh.row(b) + u * W);
-      store(at<S>(a.grad_states[0], b, n) + u * W, dh, this->lanes(u, a.K));
+      V dh = arriving(n, s, steps, p, b, u, sums[0]);
+      if (s.dinitial[0].data) dh += load(s.dinitial[0].row(b) + u * W);
+      store(at<S>(a.grad_states[0], this->column(b), n) + u * W, dh, this->lanes(u, a.K));
       if (!a.projected) initial_extra(n, s, b, u);
     };
     multiply(product, this->first_row(here), this->last_row(later), u0, u1, initial);
@@ -435,11 +570,16 @@ struct Backward : Loop<Cell, S> {
       const int64_t row = a.starts[steps.time(p)];
       auto arrive = [&](int64_t b, int64_t u, V* sums) {
         const int count = this->lanes(u, a.K);
-        const V dh = sums[0] + load(s.dh.row(b) + u * W) +
-                     load(at<S>(a.grad_out, row + b, n) + u * W, count);
-        store(s.dh.row(b) + u * W, V{});
+        V dh = arriving(n, s, steps, p, b, u, sums[0]) +
+               load(at<S>(a.grad_out, row + this->column(b), n) + u * W, count);
+        V past{};
+        if (a.zoned) {
+          past = dh * this->kept(0, row + this->column(b), n, u, count);
+          dh -= past;
+        }
+        store(s.dh.row(b) + u * W, past);
         store(s.dproj.row(b) + u * W, dh);
-        store(at<S>(a.dproj, row + b, n) + u * W, dh, count);
+        store(at<S>(a.dproj, row + this->column(b), n) + u * W, dh, count);
       };
       product.run(this->first_row(0), this->last_row(both), u0, u1, arrive);
       without_product(this->first_row(later), this->last_row(here), u0, u1, arrive);
@@ -454,8 +594,8 @@ struct Backward : Loop<Cell, S> {
     if (p < 0) return;
     const int64_t row = a.starts[steps.time(p)];
     auto arrive = [&](int64_t b, int64_t u, V* sums) {
-      const V dh = sums[0] + load(s.dh.row(b) + u * W) +
-                   load(at<S>(a.grad_out, row + b, n) + u * W, this->lanes(u, a.K));
+      const V dh = arriving(n, s, steps, p, b, u, sums[0]) +
+                   load(at<S>(a.grad_out, row + this->column(b), n) + u * W, this->lanes(u, a.K));
       if constexpr (Cell::kWholeRow)
         store(s.rows.row(b * kRows) + u * W, dh);
       else if constexpr (Cell::kSecond > 0)
@@ -479,14 +619,42 @@ struct Backward : Loop<Cell, S> {
     }
   }
 
+  // What the step met after the p-th brings to h's gradient, past and through its product.
+  V arriving(int64_t n, const Scratch& s, const Steps& steps, int64_t p, int64_t b, int64_t u,
+             V through) const {
+    const V past = load(s.dh.row(b) + u * W);
+    if (!a.options) return through + past;
+    const int count = this->lanes(u, a.K);
+    if (a.dropout.data)
+      through = through * load(at<S>(a.dropout, this->column(b), n) + u * W, count);
+    const V dh = through + past;
+    if (b >= steps.active(p + 1)) return dh;
+    const int64_t next = this->row(steps, p + 1, b);
+    if (!this->is_reset(next, n)) return dh;
+    give(s, 0, next, b, n, u, count, dh);
+    return V{};
+  }
+
+  // A gradient of the i-th state before a step goes to what it was reset to.
+  void give(const Scratch& s, int i, int64_t row, int64_t b, int64_t n, int64_t u, int count,
+            V grad) const {
+    if (a.reset_to == ResetTo::kInitial) {
+      C* sum = s.dinitial[i].row(b) + u * W;
+      store(sum, load(sum) + grad);
+    } else if (a.reset_to == ResetTo::kGiven) {
+      store(at<S>(a.grad_resets[i], row, n) + u * W, grad, count);
+    }
+  }
+
   // What a cell with a second product kept of a step, and the h before it.
   V load_step(int64_t n, const Steps& steps, int64_t p, int64_t b, int64_t u, V* saved) const {
     const int count = this->lanes(u, a.H);
-    const int64_t row = a.starts[steps.time(p)] + b, unit = u * W;
+    const int64_t row = this->row(steps, p, b), unit = u * W;
     const C* kept = at<C>(a.reserve, row, n) + unit;
     for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(kept + i * a.H, count);
-    if (b >= steps.active(p - 1)) return load(at<S>(a.states[0], b, n) + unit, count);
-    return load(at<S>(a.out, a.starts[steps.time(p - 1)] + b, n) + unit, count);
+    if (this->is_reset(row, n)) return this->reset_value(0, row, b, n, u, count);
+    if (b >= steps.active(p - 1)) return load(at<S>(a.states[0], this->column(b), n) + unit, count);
+    return load(at<S>(a.out, this->row(steps, p - 1, b), n) + unit, count);
   }
 
   // Backward of what comes after the second product: h's gradient waits until before_second.
@@ -498,7 +666,7 @@ struct Backward : Loop<Cell, S> {
     const V h_prev = load_step(n, steps, p, b, u, saved);
     Cell::backward_second(saved, h_prev, dh, dx);
     store(s.dh.row(b) + unit, dh);
-    S* dx_row = at<S>(a.dgates_x, a.starts[steps.time(p)] + b, n) + unit;
+    S* dx_row = at<S>(a.dgates_x, this->row(steps, p, b), n) + unit;
     for (int g = Base::G1; g < G; ++g) {
       store(dx_row + g * a.H, dx[g], count);
       store(s.dsecond.row(b) + (g - Base::G1) * a.H + unit, dx[g], count);
@@ -508,7 +676,7 @@ struct Backward : Loop<Cell, S> {
   void before_second(int64_t n, const Scratch& s, const Steps& steps, int64_t p, int64_t b,
                      int64_t u, V doperand) const {
     const int count = this->lanes(u, a.H);
-    const int64_t unit = u * W, row = a.starts[steps.time(p)] + b;
+    const int64_t unit = u * W, row = this->row(steps, p, b);
     V saved[Base::kSavedSlots], dx[G], dh_prev{}, operand{};
     const V h_prev = load_step(n, steps, p, b, u, saved);
     Cell::backward_first(saved, h_prev, load(s.dh.row(b) + unit), doperand, dx, dh_prev, operand);
@@ -537,9 +705,11 @@ struct Backward : Loop<Cell, S> {
   }
 
   void initial_extra(int64_t n, const Scratch& s, int64_t b, int64_t u) const {
-    for (int x = 0; x < X; ++x)
-      store(at<S>(a.grad_states[1 + x], b, n) + u * W, load(s.dextra[x].row(b) + u * W),
-            this->lanes(u, a.H));
+    for (int x = 0; x < X; ++x) {
+      V grad = load(s.dextra[x].row(b) + u * W);
+      if (s.dinitial[1 + x].data) grad += load(s.dinitial[1 + x].row(b) + u * W);
+      store(at<S>(a.grad_states[1 + x], this->column(b), n) + u * W, grad, this->lanes(u, a.H));
+    }
   }
 
   // One cell's backward for one row and block of units, given h's whole gradient.
@@ -547,24 +717,44 @@ struct Backward : Loop<Cell, S> {
                                       int64_t b, int64_t u, V dh) const {
     const int64_t H = a.H, unit = u * W;
     const int count = this->lanes(u, H);
-    const int64_t row = a.starts[steps.time(p)] + b;
+    const int64_t row = this->row(steps, p, b);
     const bool first = b >= steps.active(p - 1);
-    const int64_t before = first ? 0 : a.starts[steps.time(p - 1)] + b;
+    const int64_t before = first ? 0 : this->row(steps, p - 1, b);
 
     V saved[Base::kSavedSlots], s_prev[Base::kExtraSlots], ds[Base::kExtraSlots], dx[G], da[G];
-    V h{}, h_prev{}, dh_prev{};
+    V h{}, h_prev{}, dh_prev{}, past{}, past_extra[Base::kExtraSlots] = {};
     const C* kept = at<C>(a.reserve, row, n) + unit;
     for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(kept + i * H, count);
+    const bool reset = this->is_reset(row, n);
     for (int x = 0; x < X; ++x) {
-      s_prev[x] = first ? load(at<S>(a.states[1 + x], b, n) + unit, count)
-                        : load(at<C>(a.reserve, before, n) + (Cell::kSaved - X + x) * H + unit,
-                               count);
+      if (reset)
+        s_prev[x] = this->reset_value(1 + x, row, b, n, u, count);
+      else if (first)
+        s_prev[x] = load(at<S>(a.states[1 + x], this->column(b), n) + unit, count);
+      else
+        s_prev[x] = load(at<C>(a.reserve, before, n) + kept_state(x) * H + unit, count);
       ds[x] = load(s.dextra[x].row(b) + unit);
+      if (a.others[x].data) ds[x] += load(at<S>(a.others[x], row, n) + unit, count);
+      if (a.zoned) {
+        past_extra[x] = ds[x] * this->kept(1 + x, row, n, u, count);
+        ds[x] -= past_extra[x];
+      }
+    }
+    if (a.zoned && !a.projected) {
+      past = dh * this->kept(0, row, n, u, count);
+      dh -= past;
     }
     if constexpr (Cell::kReadsOut)
-      h = load(at<S>(a.projected ? a.hidden : a.out, row, n) + unit, count);
-    if constexpr (Cell::kReadsH)
-      h_prev = load(first ? at<S>(a.states[0], b, n) + unit : at<S>(a.out, before, n) + unit, count);
+      h = a.zoned && !a.projected
+              ? load(kept + (Cell::kSaved + X) * H, count)
+              : load(at<S>(a.projected ? a.hidden : a.out, row, n) + unit, count);
+    if constexpr (Cell::kReadsH) {
+      if (reset)
+        h_prev = this->reset_value(0, row, b, n, u, count);
+      else
+        h_prev = load((first ? at<S>(a.states[0], this->column(b), n) : at<S>(a.out, before, n)) + unit,
+                      count);
+    }
 
     if constexpr (M > 0) {
       V of_cell[M], dparams[M];
@@ -576,6 +766,13 @@ struct Backward : Loop<Cell, S> {
       Cell::backward(saved, h, h_prev, s_prev, dh, ds, dx, da, dh_prev);
     }
 
+    if (a.grad_clip > 0) {
+      const V bound = broadcast(C(a.grad_clip));
+      for (int g = 0; g < G; ++g) {
+        dx[g] = limit(dx[g], bound);
+        if constexpr (Cell::kApart) da[g] = limit(da[g], bound);
+      }
+    }
     S* dx_row = at<S>(a.dgates_x, row, n) + unit;
     C* exchange = s.dgates[p & 1].row(b) + unit;
     for (int g = 0; g < G; ++g) {
@@ -585,34 +782,69 @@ struct Backward : Loop<Cell, S> {
       if constexpr (Cell::kApart)
         store(at<S>(a.dgates_h, row, n) + unit + g * H, recurrent, count);
     }
-    for (int x = 0; x < X; ++x) store(s.dextra[x].row(b) + unit, ds[x]);
-    if (!a.projected) store(s.dh.row(b) + unit, dh_prev);
+    for (int x = 0; x < X; ++x) {
+      V grad = ds[x];
+      if (a.options) grad += past_extra[x];
+      if (reset) {
+        give(s, 1 + x, row, b, n, u, count, grad);
+        grad = V{};
+      }
+      store(s.dextra[x].row(b) + unit, grad);
+    }
+    if (!a.projected) store(s.dh.row(b) + unit, dh_prev + past);
   }
+
+  // Within -bound and bound; NaN stays.
+  static V limit(V x, V bound) {
+    x = x > bound ? bound : x;
+    return x < -bound ? -bound : x;
+  }
+
+  // Where the x-th state beside h lies in what was kept of a step, in vectors of H.
+  int64_t kept_state(int x) const { return Cell::kSaved + (a.zoned ? 0 : -X) + x; }
 
   // The same for a whole row, whose h's gradient lies in `rows`.
   void whole_row(int64_t n, const Scratch& s, const Steps& steps, int64_t p, int64_t b) const {
-    const int64_t H = a.H, row = a.starts[steps.time(p)] + b;
+    const int64_t H = a.H, row = this->row(steps, p, b);
     const bool first = b >= steps.active(p - 1);
-    const int64_t before = first ? 0 : a.starts[steps.time(p - 1)] + b;
+    const int64_t before = first ? 0 : this->row(steps, p - 1, b);
     C* rows = s.rows.row(b * kRows);
     const int64_t ld = s.rows.ld;
     const C* kept = at<C>(a.reserve, row, n);
     C* h_prev = rows + kRowOfH * ld;
     if constexpr (Cell::kReadsH)
-      copy_row(h_prev, first ? at<S>(a.states[0], b, n) : at<S>(a.out, before, n), H);
+      copy_row(h_prev, first ? at<S>(a.states[0], this->column(b), n) : at<S>(a.out, before, n), H);
+    const bool reset = this->is_reset(row, n);
+    auto put_reset = [&](int i, C* to) {
+      for (int64_t u = 0; u < this->blocks_of(H); ++u)
+        store(to + u * W, this->reset_value(i, row, b, n, u, this->lanes(u, H)));
+    };
+    if (reset && Cell::kReadsH) put_reset(0, h_prev);
     RowBackward<C, S> r{H,      ld, kept, h_prev, {}, static_cast<const C*>(a.params[n]),
                         rows,   {}, rows + kRowOfGates * ld,
                         s.dgates[p & 1].row(b), s.dh.row(b), s.dparams.row(b * M)};
     for (int x = 0; x < X; ++x) {
       C* state = rows + (kRowOfStates + x) * ld;
-      if (first)
-        copy_row(state, at<S>(a.states[1 + x], b, n), H);
+      if (reset)
+        put_reset(1 + x, state);
+      else if (first)
+        copy_row(state, at<S>(a.states[1 + x], this->column(b), n), H);
       else
         copy_row(state, at<C>(a.reserve, before, n) + (Cell::kSaved - X + x) * H, H);
       r.s_prev[x] = state;
       r.ds[x] = s.dextra[x].row(b);
+      if (a.others[x].data)
+        for (int64_t u = 0; u < this->blocks_of(H); ++u)
+          store(r.ds[x] + u * W, load(r.ds[x] + u * W) + load(at<S>(a.others[x], row, n) + u * W,
+                                                              this->lanes(u, H)));
     }
     Cell::backward(r);
+    if (reset)
+      for (int x = 0; x < X; ++x)
+        for (int64_t u = 0; u < this->blocks_of(H); ++u) {
+          give(s, 1 + x, row, b, n, u, this->lanes(u, H), load(r.ds[x] + u * W));
+          store(r.ds[x] + u * W, V{});
+        }
     S* dx_row = at<S>(a.dgates_x, row, n);
     for (int g = 0; g < G; ++g) write_row(dx_row + g * H, r.dx + g * ld, H);
     if constexpr (Cell::kApart) {

@@ -35,6 +35,8 @@ struct Weight {
 
 constexpr int kMaxStates = 4;
 
+enum class ResetTo : int { kZero = 0, kInitial = 1, kGiven = 2 };
+
 // One scan, forward or backward. Letters as in fastrnn/reference.py.
 struct ScanArgs {
   int64_t T = 0, B = 0, N = 0, H = 0;
@@ -57,7 +59,21 @@ struct ScanArgs {
   Rows gates_x, out, reserve, hidden;
   States states[kMaxStates], finals[kMaxStates];
 
+  // What is asked for beside (fastrnn/options.py); none of it unless `options`.
+  bool options = false;
+  const int64_t* columns = nullptr;  // [B] where the b-th longest sequence lies; nullptr: at b
+  Rows reset;                        // bytes [S, N, 1]
+  ResetTo reset_to = ResetTo::kZero;
+  Rows reset_states[kMaxStates];
+  States dropout;                    // of h before the product
+  bool zoned = false;
+  Rows zoneout[kMaxStates];          // bytes; or else the part that is kept:
+  double zoneout_p[kMaxStates] = {};
+  Rows others[kMaxStates];           // the states beside h at each step; backward: their gradients
+
   // Backward only.
+  double grad_clip = 0;              // or 0
+  Rows grad_resets[kMaxStates];
   Rows grad_out, dgates_x, dgates_h, dproj;
   States grad_finals[kMaxStates], grad_states[kMaxStates];
   States grad_params;  // [N, B, kParams*H], in the type of accumulation: of each sequence

@@ -16,6 +16,7 @@ from .modules import (
     LSTM,
     RNN,
     Attention,
+    Bidirectional,
     CoupledLSTM,
     CoupledLSTMCell,
     GRUCell,
@@ -36,9 +37,12 @@ from .modules import (
     MultiheadAttention,
     PeepholeLSTM,
     PeepholeLSTMCell,
+    SLSTM,
+    SLSTMCell,
     PointerAttention,
     RNNCell,
 )
+from .tbptt import tbptt
 
 __version__ = "0.1.0"
 
@@ -47,6 +51,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Attention",
+    "Bidirectional",
     "CoupledLSTM",
     "CoupledLSTMCell",
     "GRUCell",
@@ -67,11 +72,14 @@ __all__ = [
     "MultiheadAttention",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
+    "SLSTM",
+    "SLSTMCell",
     "PointerAttention",
     "RNNCell",
     "convert",
     "functional",
     "init",
+    "tbptt",
     "to_torch",
     "use_backend",
 ]

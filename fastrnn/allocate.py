@@ -25,7 +25,7 @@ def results(
     len(spec.saved)*H]`` in the accumulation dtype where the cell saves anything, and with a
     projection the h before it, ``[S, N, H]``; never nothing, so that an empty list can mean
     that saving was not asked for. Zoneout adds to the first the states beside h as they are
-    after it.
+    after it, and unless it is projected h as it is before it.
     """
     rows, recurrences, _ = gates_x.shape
     hidden = gates_x.shape[2] // spec.num_gates
@@ -38,7 +38,7 @@ def results(
     if save:
         kept = len(spec.saved)
         if options.zoneout or options.zoneout_p:
-            kept += len(spec.states) - 1
+            kept += len(spec.states) - projected
         wide = accumulation_dtype(gates_x.dtype)
         saved.append(gates_x.new_empty(rows, recurrences, kept * hidden, dtype=wide))
         if projected:

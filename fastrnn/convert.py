@@ -63,6 +63,7 @@ def _swap(model: nn.Module, classes: Classes, filter_fn: Filter | None) -> nn.Mo
             return met[id(module)][1]
         target = _target(module, classes)
         if target is not None and (filter_fn is None or filter_fn(module, name)):
+            _refuse_more(module, target, classes)
             new = _rebuild(module, target)
         else:
             new = module
@@ -81,6 +82,15 @@ def _target(module: nn.Module, classes: Classes) -> type[nn.Module] | None:
     if "forward" in vars(module) or not getattr(module, "plain", True):
         return None
     return classes.get(parametrize.type_before_parametrizations(module))
+
+
+def _refuse_more(module: nn.Module, target: type[nn.Module], classes: Classes) -> None:
+    beyond = getattr(module, "beyond_torch", "")
+    if beyond and classes is _TO_TORCH:
+        raise RuntimeError(
+            f"{type(module).__name__} with {beyond} cannot become torch.nn.{target.__name__}, "
+            "which has no such thing"
+        )
 
 
 def _rebuild(module: nn.Module, target: type[nn.Module]) -> nn.Module:

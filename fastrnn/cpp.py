@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch.autograd import forward_ad
 
 from . import allocate
 from .cells import CellSpec
-from .options import PLAIN, Options
+from .options import GIVEN, INITIAL, PLAIN, ZERO, Options
 from .options import why_not as why_not_with
 from .reference import accumulation_dtype
 
@@ -29,8 +31,10 @@ _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16:
 PRODUCT_DTYPES = (torch.float32, torch.float64)
 _LARGE = 4 << 20  # bytes
 
-# Of what `Options.asked` tells, what the kernels do.
-_SERVED: frozenset[str] = frozenset()
+# Of what `Options.asked` tells, what the kernels do; and what only those of cells that work unit
+# by unit do.
+_SERVED = frozenset({"lengths", "resets", "recurrent dropout", "the states of all steps"})
+_SERVED_BY_UNITS = _SERVED | {"zoneout", "clipping of gradients"}
 
 
 def why_not(
@@ -40,7 +44,10 @@ def why_not(
     reason = why_not_at_all(device, dtype)
     if reason is None and spec.name not in _CELLS:
         return f"it has no kernel for the cell {spec.name!r}"
-    return reason or why_not_with(options, _SERVED)
+    if reason is not None or options is PLAIN:
+        return reason
+    by_units = not (spec.whole_row or spec.second)
+    return why_not_with(options, _SERVED_BY_UNITS if by_units else _SERVED)
 
 
 def why_not_at_all(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -106,6 +113,57 @@ def _fresh(tensors: Sequence[Tensor]) -> None:
             _C.ask_for_huge_pages(tensor.data_ptr(), tensor.nbytes)
 
 
+_RESET_TO = {ZERO: 0, INITIAL: 1, GIVEN: 2}
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Options as the kernels read them: tensors whose last dimension is contiguous."""
+
+    lengths: Tensor | None
+    reset: Tensor | None
+    options: Options
+    reset_states: Sequence[Tensor]
+    dropout: Tensor | None
+    zoneout: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, options: Options) -> _Held | None:
+        """None where nothing is asked for."""
+        if options is PLAIN or not options.asked():
+            return None
+        return cls(
+            None if options.lengths is None else options.lengths.contiguous(),
+            options.reset,
+            options,
+            [_dense_last(state) for state in options.reset_states],
+            None if options.dropout is None else _dense_last(options.dropout),
+            [_dense_last(mask) for mask in options.zoneout],
+        )
+
+    @property
+    def address_of_lengths(self) -> int:
+        return 0 if self.lengths is None else _address(self.lengths)
+
+    def given(
+        self, others: list[tuple[int, int, int]], grads_of_reset: list[tuple[int, int, int]]
+    ) -> tuple[object, ...]:
+        """In the order of the bindings."""
+        options = self.options
+        return (
+            self.address_of_lengths,
+            _rows(self.reset),
+            _RESET_TO[options.reset_to],
+            [_rows(state) for state in self.reset_states],
+            (0, 0, 0) if self.dropout is None else _states(self.dropout),
+            [_rows(mask) for mask in self.zoneout],
+            [] if self.zoneout else list(options.zoneout_p),
+            options.grad_clip if options.grad_clip < math.inf else 0.0,
+            others,
+            grads_of_reset,
+        )
+
+
 def scan(
     spec: CellSpec,
     gates_x: Tensor,
@@ -123,12 +181,13 @@ def scan(
     out, finals, others, saved = allocate.results(
         spec, gates_x, weight_hr is not None, states, options, save
     )
-    _fresh((out, *saved))
+    _fresh((out, *others, *saved))
     gates_x = _dense_last(gates_x)
     states = [_dense_last(state) for state in states]
     biases = None if bias_hh is None else [bias.contiguous() for bias in bias_hh]
     batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
     of_cell = _side_by_side(params)
+    held = _Held.of(options)
     reserve = saved[0] if saved else None
     hidden = saved[1] if len(saved) > 1 else None
     _C.forward(
@@ -147,6 +206,7 @@ def scan(
         [_states(final) for final in finals],
         _rows(reserve),
         _rows(hidden),
+        None if held is None else held.given([_rows(other) for other in others], []),
         save,
     )
     return out, finals, others, saved
@@ -180,6 +240,11 @@ def scan_backward(
         wide = accumulation_dtype(gates_x.dtype)
         dparams = of_cell.new_empty(len(of_cell), states[0].shape[1], of_cell.shape[1], dtype=wide)
     sides = 2 if spec.apart else 1
+    grads_of_reset = found[sides + len(states) :][: len(options.reset_states)]
+    for grad in grads_of_reset:
+        grad.zero_()
+    held = _Held.of(options)
+    grad_others = [_dense_last(grad) for grad in grad_others]
     dproj = hidden = None
     if spec.second:
         hidden = found[-1]
@@ -206,6 +271,9 @@ def scan_backward(
         (0, 0, 0) if dparams is None else _states(dparams),
         _rows(dproj),
         _rows(hidden),
+        None
+        if held is None
+        else held.given([_rows(g) for g in grad_others], [_rows(g) for g in grads_of_reset]),
     )
     if dparams is not None:
         first = sides + len(states) + len(options.reset_states)
@@ -288,6 +356,7 @@ def gradient_of_states(
     h_0: Tensor,
     batch_sizes: Tensor | None,
     reverse: Sequence[bool],
+    options: Options = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """``sum_t dgates[t]^T h[t-1]`` and ``sum_t dgates[t]``: ``[N, G*H, K]`` and ``[N, G*H]``."""
     dgates, out, h_0 = _dense_last(dgates), _dense_last(out), _dense_last(h_0)
@@ -297,6 +366,8 @@ def gradient_of_states(
     grad = dgates.new_empty(recurrences, width, k)
     total = dgates.new_empty(recurrences, width)
     steps, address = _steps(rows, batch, batch_sizes)
+    lengths = None if options.lengths is None else options.lengths.contiguous()
+    of_reset = _dense_last(options.reset_states[0]) if options.reset_states else None
     for n, backwards in enumerate(reverse):
         _C.outer_of_states(
             _DTYPES[dgates.dtype],
@@ -309,5 +380,9 @@ def gradient_of_states(
             (h_0[n].data_ptr(), h_0.stride(1), 0),
             (grad[n].data_ptr(), k, 0),
             total[n].data_ptr(),
+            0 if lengths is None else _address(lengths),
+            _rows(None if options.reset is None else options.reset[:, n : n + 1]),
+            _RESET_TO[options.reset_to],
+            _rows(None if of_reset is None else of_reset[:, n : n + 1]),
         )
     return grad, total

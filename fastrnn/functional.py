@@ -8,7 +8,10 @@ K, the width of the output of one direction, is P with a projection, else H.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +23,10 @@ from .forms import Bias, split_heads, states_by_head, states_of_heads, weight_na
 from .functional_attention import attention, pointer_log_probs, pointer_nll
 from .layer_checks import check_layers
 from .linear import linear
+from .options import PLAIN, Options
 from .scan import scan
+from .sequences import OFF, Call, Settings, clear_padding, drop_weights, options_of, split
+from .windows import scan_in_windows
 
 Normalise = Callable[[Tensor], Tensor]
 """What becomes of a direction's ``W_ih x`` of all steps, ``[S, G*H]``, before the bias."""
@@ -55,7 +61,8 @@ def rnn(
     batch_sizes: Tensor | None = None,
     num_heads: int = 1,
     backend: str | None = None,
-) -> tuple[Tensor, Tensor]:
+    **sequences: Any,
+) -> Any:
     """Elman network with tanh or ReLU: ``h_t = phi(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)``.
 
     Args:
@@ -70,20 +77,24 @@ def rnn(
         num_heads: how many blocks of equal size the recurrent matrix has on its diagonal, see
             `fastrnn.forms`.
         backend: who shall compute it; None: the first that can.
+        sequences: what else is done to states and sequences: keyword arguments of
+            `fastrnn.sequences.Settings` and `fastrnn.sequences.Call`.
 
     Returns:
-        output, shaped as the input with ``D*H`` features, and the final state, as ``hx``.
+        output, shaped as the input with ``D*H`` features, and the final state, as ``hx``; with
+        ``return_all_states``, the states after every step as well.
 
     Raises:
         ValueError: unknown nonlinearity or backend, bad ``batch_sizes``.
         RuntimeError: shapes, dtypes or devices that do not agree; no time steps; a
             backend that was asked for and cannot serve.
     """
-    output, states = _layers(
-        _rnn_spec(nonlinearity), input, None if hx is None else (hx,), weights, bias, num_layers,
+    return _layers(
+        _rnn_spec(nonlinearity), True, input, None if hx is None else (hx,), weights, bias,
+        num_layers,
         dropout, training, bidirectional, batch_first, batch_sizes, backend, num_heads,
+        sequences=sequences,
     )  # fmt: skip
-    return output, states[0]
 
 
 def gru(
@@ -99,19 +110,22 @@ def gru(
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
     num_heads: int = 1,
+    reset_after: bool = True,
     backend: str | None = None,
-) -> tuple[Tensor, Tensor]:
+    **sequences: Any,
+) -> Any:
     """Gated recurrent unit (Cho et al. 2014), reset after the product as in torch.
 
     ``r = sigmoid(a_r)``, ``z = sigmoid(a_z)``,
     ``n = tanh(W_in x + b_in + r * (W_hn h + b_hn))``, ``h = (1 - z) * n + z * h``.
-    Arguments, results and errors are those of `rnn`.
+    With ``reset_after=False`` the first published form, ``n = tanh(W_in x + b_in + W_hn (r * h) +
+    b_hn)``. Other arguments, results and errors are those of `rnn`.
     """
-    output, states = _layers(
-        CELLS["gru"], input, None if hx is None else (hx,), weights, bias, num_layers,
+    return _layers(
+        _gru_spec(reset_after), True, input, None if hx is None else (hx,), weights, bias, num_layers,
         dropout, training, bidirectional, batch_first, batch_sizes, backend, num_heads,
+        sequences=sequences,
     )  # fmt: skip
-    return output, states[0]
 
 
 def lstm(
@@ -128,18 +142,19 @@ def lstm(
     batch_sizes: Tensor | None = None,
     num_heads: int = 1,
     backend: str | None = None,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    **sequences: Any,
+) -> Any:
     """Long short-term memory (Hochreiter & Schmidhuber 1997), or projected (Sak et al. 2014).
 
     ``i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)``, ``g = tanh(a_g)``,
     ``c = f * c + i * g``, ``h = o * tanh(c)``, projected ``h = W_hr (o * tanh(c))``.
     ``hx`` is ``(h_0 [num_layers*D, B, K], c_0 [num_layers*D, B, H])``; the rest is as in `rnn`.
     """
-    output, states = _layers(
-        CELLS["lstm"], input, hx, weights, bias, num_layers,
+    return _layers(
+        CELLS["lstm"], False, input, hx, weights, bias, num_layers,
         dropout, training, bidirectional, batch_first, batch_sizes, backend, num_heads,
+        sequences=sequences,
     )  # fmt: skip
-    return output, (states[0], states[1])
 
 
 def recurrent(
@@ -158,7 +173,8 @@ def recurrent(
     num_heads: int = 1,
     normalise: Sequence[Normalise] = (),
     backend: str | None = None,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+    **sequences: Any,
+) -> Any:
     """Layers of any cell of `fastrnn.cells`, by its name; its file there says what it computes.
 
     Args:
@@ -176,11 +192,11 @@ def recurrent(
         output, shaped as the input with ``D*H`` features, and the final states, as ``hx``.
         The rest, and errors, are as in `rnn`.
     """
-    output, states = _layers(
-        _spec_of(cell), input, hx, weights, bias, num_layers, dropout, training, bidirectional,
-        batch_first, batch_sizes, backend, num_heads, normalise,
+    return _layers(
+        _spec_of(cell), False, input, hx, weights, bias, num_layers, dropout, training,
+        bidirectional,
+        batch_first, batch_sizes, backend, num_heads, normalise, sequences,
     )  # fmt: skip
-    return output, tuple(states)
 
 
 def recurrent_cell(
@@ -227,10 +243,11 @@ def gru_cell(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
     *,
+    reset_after: bool = True,
     backend: str | None = None,
 ) -> Tensor:
     """One step of `gru`: input ``[B, I]``, hx ``[B, H]``; returns the next state ``[B, H]``."""
-    return _cell(CELLS["gru"], input, (hx,), w_ih, w_hh, b_ih, b_hh, backend)[0]
+    return _cell(_gru_spec(reset_after), input, (hx,), w_ih, w_hh, b_ih, b_hh, backend)[0]
 
 
 def lstm_cell(
@@ -246,6 +263,10 @@ def lstm_cell(
     """One step of `lstm`: input ``[B, I]``, hx ``(h, c)`` of ``[B, H]``; returns the next hx."""
     h, c = _cell(CELLS["lstm"], input, hx, w_ih, w_hh, b_ih, b_hh, backend)
     return h, c
+
+
+def _gru_spec(reset_after: bool) -> CellSpec:
+    return CELLS["gru" if reset_after else "gru_reset_before"]
 
 
 def _spec_of(cell: str) -> CellSpec:
@@ -274,6 +295,7 @@ _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 def _layers(
     spec: CellSpec,
+    alone: bool,
     input: Tensor,
     hx: Sequence[Tensor] | None,
     weights: Sequence[Tensor],
@@ -287,8 +309,14 @@ def _layers(
     backend: str | None,
     num_heads: int = 1,
     normalise: Sequence[Normalise] = (),
-) -> tuple[Tensor, Sequence[Tensor]]:
-    """A stack of layers, each one input product and one scan over all directions and heads."""
+    sequences: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """A stack of layers, each one input product and one scan over all directions and heads.
+
+    Returns output, final states and, where asked for, all states; states as a tuple, or as the
+    one tensor of a cell that has h alone.
+    """
+    settings, call = split(sequences)
     hx = () if hx is None else tuple(hx)
     directions = 2 if bidirectional else 1
     tensors = (input, *hx, *weights)
@@ -302,55 +330,154 @@ def _layers(
     each = per_layer // directions
     projected = each > len(weight_names(spec, bias))
     names = weight_names(spec, bias, projected)
+    if settings is not OFF:
+        settings.check(spec, projected, bidirectional)
     if batch_sizes is None:
         if batch_first:
             input = input.transpose(0, 1)
         steps, batch = input.shape[:2]
-        rows = input.reshape(steps * batch, input.shape[2])
     else:
-        batch = hx[0].shape[1] if hx else int(batch_sizes[0])
-        rows = input
+        steps, batch = 0, hx[0].shape[1] if hx else int(batch_sizes[0])
+        if call.asks or settings.checkpoint_every:
+            raise ValueError(
+                "lengths, reset, return_all_states and checkpoint_every are for padded sequences, "
+                "got packed ones: pad them, and pass lengths"
+            )
     if not hx:
-        hx = _zeros(spec, rows, weights, num_layers * directions, batch, each if projected else 0)
-    reverse = [backwards for backwards in (False, True)[:directions] for _ in range(num_heads)]
+        hx = _zeros(spec, input, weights, num_layers * directions, batch, each if projected else 0)
+    if call.asks:
+        widths = [state.shape[2] for state in hx]
+        call = call.check(
+            spec, steps, batch, directions, num_layers, widths, batch_first, input.device
+        )
+        if call.lengths is not None:
+            input = clear_padding(input, call.lengths)
+    rows = input if batch_sizes is not None else input.reshape(steps * batch, input.shape[2])
+    flags = (settings.reverse, True)[:directions]
 
-    finals = []
+    finals, every = [], []
     for layer in range(num_layers):
         if layer and dropout:
             rows = drop(rows, dropout, training)
         start = layer * per_layer
+        first = layer * directions
         # Each with one entry a direction.
         of = {name: weights[start + i : start + per_layer : each] for i, name in enumerate(names)}
-        first = layer * directions
+        if settings.weight_dropout:
+            of["weight_hh"] = drop_weights(of["weight_hh"], settings.weight_dropout, training)
+        one = _Layer(
+            spec, backend, of, num_heads, flags, normalise[first : first + directions], batch_sizes
+        )
         states = hx if num_layers == 1 else [s[first : first + directions] for s in hx]
+        out, last, others = one.run(rows, states, settings, call, training, first)
+        rows = out.flatten(1)
+        finals.append(last)
+        if call.return_all_states:
+            every.append([_by_step(state, steps, num_heads) for state in (out, *others)])
+
+    results: list[Any] = [
+        finals[0] if num_layers == 1 else [torch.cat(kind) for kind in zip(*finals, strict=True)]
+    ]
+    if every:
+        results.append([torch.cat(kind, 1) for kind in zip(*every, strict=True)])
+    results = [kinds[0] if alone else tuple(kinds) for kinds in results]
+    if batch_sizes is not None:
+        return rows, *results
+    output = rows.view(steps, batch, rows.shape[1])
+    return output.transpose(0, 1) if batch_first else output, *results
+
+
+def _by_step(state: Tensor, steps: int, num_heads: int) -> Tensor:
+    """``[T*B, N, X]`` as ``[T, D, B, H]``."""
+    state = state.unflatten(0, (steps, -1)).transpose(1, 2)
+    if num_heads == 1:
+        return state
+    return state.unflatten(1, (-1, num_heads)).transpose(2, 3).flatten(3)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer: its weights by name, one entry a direction."""
+
+    spec: CellSpec
+    backend: str | None
+    weights: dict[str, Sequence[Tensor]]
+    num_heads: int
+    reverse: Sequence[bool]
+    normalise: Sequence[Normalise]
+    batch_sizes: Tensor | None
+
+    def run(
+        self,
+        rows: Tensor,
+        states: Sequence[Tensor],
+        settings: Settings,
+        call: Call,
+        training: bool,
+        first: int,
+    ) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
+        """Output ``[S, N, K]``, final states, all states, of states ``[D, B, X]``."""
+        states = [states_by_head(state, self.num_heads) for state in states]
+        options = PLAIN
+        if settings is not OFF or call.asks:
+            options = options_of(
+                self.spec, settings, call, training, rows, states, first, self.num_heads
+            )
+        every = settings.checkpoint_every
+        if every and torch.is_grad_enabled():
+            # Each direction by itself: they meet the windows in different orders.
+            found = [
+                scan_in_windows(
+                    self._of(d)._scan, rows, [state[part] for state in states], backwards,
+                    options.of(part), every,
+                )
+                for d, backwards in enumerate(self.reverse)
+                for part in (slice(d * self.num_heads, (d + 1) * self.num_heads),)
+            ]  # fmt: skip
+            outs, lasts, alls = zip(*found, strict=True)
+            out = torch.cat(outs, 1)
+            last: Sequence[Tensor] = [torch.cat(kind) for kind in zip(*lasts, strict=True)]
+            others: Sequence[Tensor] = [torch.cat(kind, 1) for kind in zip(*alls, strict=True)]
+        else:
+            out, last, others = self._scan(rows, states, options)
+        return out, [states_of_heads(state, self.num_heads) for state in last], others
+
+    def _of(self, direction: int) -> _Layer:
+        """One direction alone."""
+        part = slice(direction, direction + 1)
+        return replace(
+            self,
+            weights={name: each[part] for name, each in self.weights.items()},
+            reverse=self.reverse[part],
+            normalise=self.normalise[part],
+        )
+
+    def _scan(
+        self, rows: Tensor, states: Sequence[Tensor], options: Options
+    ) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
+        """Input product and scan."""
+        of, heads = self.weights, self.num_heads
         gates_x, b_hh = _input_product(
-            spec, backend, rows, of["weight_ih"], of.get("bias_ih"), of.get("bias_hh"),
-            normalise[first : first + directions],
+            self.spec, self.backend, rows, of["weight_ih"], of.get("bias_ih"), of.get("bias_hh"),
+            self.normalise,
         )  # fmt: skip
         w_hh, b_hh, *params = [
-            None if each is None else split_heads(each, num_heads)
-            for each in (of.get("weight_hh"), b_hh, *(of[name] for name in spec.params))
+            None if each is None else split_heads(each, heads)
+            for each in (of.get("weight_hh"), b_hh, *(of[name] for name in self.spec.params))
         ]
-        out, last, _ = scan(
-            spec,
-            gates_x.unflatten(2, (num_heads, -1)).flatten(1, 2) if num_heads > 1 else gates_x,
+        return scan(
+            self.spec,
+            gates_x.unflatten(2, (heads, -1)).flatten(1, 2) if heads > 1 else gates_x,
             w_hh,
             b_hh,
             of.get("weight_hr"),
-            [states_by_head(state, num_heads) for state in states],
-            batch_sizes,
-            reverse,
-            backend,
+            states,
+            self.batch_sizes,
+            [backwards for backwards in self.reverse for _ in range(heads)],
+            self.backend,
             params,  # type: ignore[arg-type]
+            options,
         )
-        rows = out.flatten(1)
-        finals.append([states_of_heads(state, num_heads) for state in last])
-
-    last = finals[0] if num_layers == 1 else [torch.cat(kind) for kind in zip(*finals, strict=True)]
-    if batch_sizes is not None:
-        return rows, last
-    output = rows.view(steps, batch, rows.shape[1])
-    return output.transpose(0, 1) if batch_first else output, last
 
 
 def _input_product(
@@ -416,8 +543,15 @@ def _cell(
     biases = [b for b in (b_ih, b_hh) if b is not None]
     input, *rest = _autocast((input, *states, w_ih, w_hh, *biases))
     states, (w_ih, w_hh, *biases) = rest[: len(states)], rest[len(states) :]
-    gates_x, b_h = _input_product(spec, backend, input, [w_ih], *([b] for b in biases))
+    b_x, b_h = ([biases[0]], [biases[1]]) if biases else (None, None)
+    gates_x, b_hh_left = _input_product(spec, backend, input, [w_ih], b_x, b_h)
     _, finals, _ = scan(
-        spec, gates_x, [w_hh], b_h, None, [state.unsqueeze(0) for state in states], backend=backend
+        spec,
+        gates_x,
+        [w_hh],
+        b_hh_left,
+        None,
+        [state.unsqueeze(0) for state in states],
+        backend=backend,
     )
     return [final.squeeze(0) for final in finals]

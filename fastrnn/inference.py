@@ -71,5 +71,5 @@ def layers(
 def _served(cell: str) -> bool:
     """Whether the extension takes all of such a layer's weights in one call."""
     spec = CELLS[cell]
-    simple = spec.recurrent and not spec.params and not spec.whole_row
+    simple = spec.recurrent and not (spec.params or spec.whole_row or spec.second)
     return simple and cpp.why_not(spec, torch.device("cpu"), torch.float32) is None

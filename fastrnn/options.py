@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -91,6 +91,18 @@ class Options:
         }
         return [name for name, wanted in found.items() if wanted]
 
+    def of(self, part: slice) -> Options:
+        """Those of some of the recurrences."""
+        if self is PLAIN:
+            return self
+        return replace(
+            self,
+            reset=None if self.reset is None else self.reset[:, part],
+            reset_states=[state[:, part] for state in self.reset_states],
+            dropout=None if self.dropout is None else self.dropout[part],
+            zoneout=[mask[:, part] for mask in self.zoneout],
+        )
+
     def flat(self) -> tuple[Any, ...]:
         """As the operators take them: `SCHEMA`."""
         return (
@@ -101,6 +113,16 @@ class Options:
 
 PLAIN = Options()
 """Nothing asked for."""
+
+
+def unflat(values: Sequence[Any]) -> Options:
+    """The way back of `Options.flat`; `PLAIN` itself where nothing is asked for."""
+    lengths, reset, _, _, dropout, zoneout, parts, clips, all_states = values
+    tensors_there = any(tensor is not None for tensor in (lengths, reset, dropout))
+    if not (tensors_there or zoneout or parts or all_states) and min(clips) == math.inf:
+        return PLAIN
+    return Options(*values)
+
 
 SCHEMA = (
     "Tensor? lengths, Tensor? reset, str reset_to, Tensor[] reset_states, Tensor? dropout,"

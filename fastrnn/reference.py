@@ -286,8 +286,10 @@ class _Recurrence:
         operand = None
         if self.weight_hh is not None:
             h = states[0] if self.dropout is None else states[0] * self.dropout
-            first = self.weight_hh.shape[0] // self.spec.num_gates * (
-                self.spec.num_gates - len(self.spec.second)
+            first = (
+                self.weight_hh.shape[0]
+                // self.spec.num_gates
+                * (self.spec.num_gates - len(self.spec.second))
             )
             gates_h = h @ self.weight_hh[:first].t()
             if self.add_gates_h is not None:
@@ -339,10 +341,6 @@ class _ClipGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         return grad.clamp(-ctx.bound, ctx.bound), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
-        return tangent.view_as(tangent)
 
 
 def previous_h(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import allocate, backends, cpp, fold, gpu, operators, reference, weight_gradients
 from .cells import CELLS, CellSpec
-from .options import FIELDS, PLAIN, SCHEMA, Options
+from .options import FIELDS, PLAIN, SCHEMA, Options, unflat
 
 
 def scan(
@@ -101,37 +101,33 @@ _RESET_STATES, _ZONEOUT = _PARAMS + 4, _PARAMS + 6
 
 
 def _kernel(*arguments: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    rest: Any
-    cell, gates_x, weight_hh, bias_hh, weight_hr, *rest = arguments[: _PARAMS + 1]
-    options, save = Options(*arguments[_OPTIONS]), arguments[-1]
+    cell, gates_x, weight_hh, bias_hh, weight_hr = arguments[:5]
+    rest = (*arguments[5 : _PARAMS + 1], unflat(arguments[_OPTIONS]), arguments[-1])
     if gpu.serves(gates_x):
-        weights = (weight_hh, bias_hh, weight_hr)
-        return gpu.scan(CELLS[cell], gates_x, *weights, *rest, options, save)
+        return gpu.scan(CELLS[cell], gates_x, weight_hh, bias_hh, weight_hr, *rest)
     unstacked = (_unstack(weight_hh), _unstack(bias_hh), _unstack(weight_hr))
-    return cpp.scan(CELLS[cell], gates_x, *unstacked, *rest, options, save)
+    return cpp.scan(CELLS[cell], gates_x, *unstacked, *rest)
 
 
 def _kernel_backward(*arguments: Any) -> list[Tensor]:
-    rest: Any
-    cell, gates_x, weight_hh, _, weight_hr, *rest = arguments[: _PARAMS + 1]
-    options, others = Options(*arguments[_OPTIONS]), arguments[_OPTIONS.stop :]
+    cell, gates_x, weight_hh, _, weight_hr = arguments[:5]
+    options = unflat(arguments[_OPTIONS])
+    rest = (*arguments[5 : _PARAMS + 1], options, *arguments[_OPTIONS.stop :])
     if gpu.serves(gates_x):
-        return gpu.scan_backward(
-            CELLS[cell], gates_x, weight_hh, weight_hr, *rest, options, *others
-        )
+        return gpu.scan_backward(CELLS[cell], gates_x, weight_hh, weight_hr, *rest)
     unstacked = (_unstack(weight_hh), _unstack(weight_hr))
-    return cpp.scan_backward(CELLS[cell], gates_x, *unstacked, *rest, options, *others)
+    return cpp.scan_backward(CELLS[cell], gates_x, *unstacked, *rest)
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     cell, gates_x, _, _, weight_hr, states = arguments[:6]
-    options, save = Options(*arguments[_OPTIONS]), arguments[-1]
+    options, save = unflat(arguments[_OPTIONS]), arguments[-1]
     return allocate.results(CELLS[cell], gates_x, weight_hr is not None, states, options, save)
 
 
 def _fake_backward(*arguments: Any) -> list[Tensor]:
     cell, gates_x, _, _, weight_hr, states = arguments[:6]
-    options = Options(*arguments[_OPTIONS])
+    options = unflat(arguments[_OPTIONS])
     return allocate.gradients(
         CELLS[cell], gates_x, weight_hr is not None, states, arguments[_PARAMS], options
     )
@@ -155,7 +151,7 @@ def _backward(
 ) -> list[Any]:
     *arguments, out, saved, interpreted = kept
     spec, states = CELLS[arguments[0]], arguments[_STATES]
-    options = Options(*arguments[_OPTIONS])
+    options = unflat(arguments[_OPTIONS])
     if not saved:
         # The forward was told not to save, as in a trace. One more mends it.
         with gpu.interpreting(interpreted):
@@ -222,7 +218,7 @@ def _backward_twice(
     """
     cell, gates_x, weight_hh, bias_hh, weight_hr, *rest = kept[: _PARAMS + 1]
     states, batch_sizes, reverse, params = rest
-    options = Options(*kept[_OPTIONS])
+    options = unflat(kept[_OPTIONS])
     _, saved, *upstream = kept[_OPTIONS.stop :]
     optional = {"weight_hh": weight_hh, "bias_hh": bias_hh, "weight_hr": weight_hr}
 
@@ -234,11 +230,11 @@ def _backward_twice(
         resets: Sequence[Tensor],
         upstream: Sequence[Any],
     ) -> list[Tensor]:
-        weights: Any = [optional.get(name) for name in ("weight_hh", "bias_hh", "weight_hr")]
+        hh, b_hh, hr = (optional.get(name) for name in ("weight_hh", "bias_hh", "weight_hr"))
+        to = replace(options, reset_states=resets)
         return reference.scan_backward(
-            CELLS[cell], gates_x, *weights, states, batch_sizes, reverse, params,
-            replace(options, reset_states=resets), *upstream,
-        )  # fmt: skip
+            CELLS[cell], gates_x, hh, b_hh, hr, states, batch_sizes, reverse, params, to, *upstream
+        )
 
     present = {name: tensor for name, tensor in optional.items() if tensor is not None}
     gradients, pull, *_ = torch.func.vjp(

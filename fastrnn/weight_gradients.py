@@ -38,8 +38,8 @@ def of_states(
 
     They are ``[N, G*H, K]`` and ``[N, G*H]``; everything else is as in `fastrnn.reference.scan`.
     """
-    if _by_kernels((dgates_h, out, h_0)) and not options.moves_states:
-        return cpp.gradient_of_states(dgates_h, out, h_0, batch_sizes, reverse)
+    if _by_kernels((dgates_h, out, h_0)) and options.dropout is None:
+        return cpp.gradient_of_states(dgates_h, out, h_0, batch_sizes, reverse, options)
     if batch_sizes is not None or options.moves_states:
         previous = reference.previous_h(out, h_0, batch_sizes, reverse, options)
         pairs = zip(dgates_h.unbind(1), previous.unbind(1), strict=True)

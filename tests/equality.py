@@ -20,6 +20,7 @@ import torch
 import fastrnn
 from fastrnn import _C, functional
 from fastrnn.cells import CELLS
+from fastrnn.forms import weight_shapes
 
 # How far an error may lie beyond twice torch's, in ulps of the dtype (`torch.finfo.eps`).
 #
@@ -54,7 +55,7 @@ class Case:
     layers: int = 1
     bidirectional: bool = False
     projection: int = 0
-    bias: bool = True
+    bias: bool | str = True  # or "single"
     form: str = "dense"  # or "batch_first" or "packed"
     hx: bool = True
 
@@ -64,6 +65,7 @@ class Case:
         parts += [f"P{self.projection}"] * bool(self.projection)
         parts += [f"{self.layers}layers"] * (self.layers > 1)
         parts += ["bidirectional"] * self.bidirectional + ["nobias"] * (not self.bias)
+        parts += ["single"] * (self.bias == "single")
         parts += [self.form] * (self.form != "dense") + ["nohx"] * (not self.hx)
         return "-".join(parts)
 
@@ -79,16 +81,12 @@ class Case:
     @property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Each weight's shape, in torch's order."""
-        rows = CELLS[self.cell].num_gates * self.hidden
         found = {}
         for layer, direction in itertools.product(range(self.layers), range(self.directions)):
             below = self.directions * self.width if layer else self.features
-            shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, below)}
-            shapes["weight_hh"] = (rows, self.width)
-            if self.bias:
-                shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
-            if self.projection:
-                shapes["weight_hr"] = (self.projection, self.hidden)
+            shapes = weight_shapes(
+                CELLS[self.cell], self.bias, below, self.hidden, self.projection
+            )
             suffix = f"_l{layer}" + "_reverse" * direction
             found |= {name + suffix: shape for name, shape in shapes.items()}
         return found
@@ -143,7 +141,12 @@ def draw(case: Case, seed: int) -> Arguments:
     return Arguments(
         input=normal(*leading, case.features),
         batch_sizes=batch_sizes,
-        states=tuple(normal(*shape) for shape in case.state_shapes.values() if case.hx),
+        states=tuple(
+            # A normaliser is a sum of exponentials.
+            normal(*shape).abs() + 0.5 if name == "n" else normal(*shape)
+            for name, shape in case.state_shapes.items()
+            if case.hx
+        ),
         weights=tuple(uniform(*shape) for shape in case.weight_shapes.values()),
         grads=(
             normal(*leading, case.directions * case.width),
@@ -159,21 +162,25 @@ def call_fastrnn(
     case: Case, arguments: Arguments, backend: str | None = "cpp"
 ) -> tuple[torch.Tensor, ...]:
     """Output and final states of `fastrnn.functional`."""
-    name, _, nonlinearity = case.cell.partition("_")
-    options = {"nonlinearity": nonlinearity} if nonlinearity else {}
+    options: dict[str, object] = {
+        "bias": case.bias,
+        "num_layers": case.layers,
+        "bidirectional": case.bidirectional,
+        "batch_first": case.form == "batch_first",
+        "batch_sizes": arguments.batch_sizes,
+        "backend": backend,
+    }
     hx = arguments.states or None
-    output, finals = getattr(functional, name)(
-        arguments.input,
-        hx[0] if hx and len(case.state_shapes) == 1 else hx,
-        arguments.weights,
-        bias=case.bias,
-        num_layers=case.layers,
-        bidirectional=case.bidirectional,
-        batch_first=case.form == "batch_first",
-        batch_sizes=arguments.batch_sizes,
-        backend=backend,
-        **options,
-    )
+    if CELLS[case.cell].torch_layer is None or case.bias == "single":
+        output, finals = functional.recurrent(
+            case.cell, arguments.input, hx, arguments.weights, **options
+        )
+        return output, *finals
+    name, _, nonlinearity = case.cell.partition("_")
+    if nonlinearity:
+        options["nonlinearity"] = nonlinearity
+    hx = hx[0] if hx and len(case.state_shapes) == 1 else hx
+    output, finals = getattr(functional, name)(arguments.input, hx, arguments.weights, **options)
     return (output, finals) if isinstance(finals, torch.Tensor) else (output, *finals)
 
 
@@ -198,10 +205,15 @@ def call_torch(case: Case, arguments: Arguments) -> tuple[torch.Tensor, ...]:
 
 
 def infer(case: Case, arguments: Arguments) -> dict[str, torch.Tensor]:
-    """Output and final states of the layer without gradients, by the shortest way."""
+    """Output and final states without gradients, of torch's layers by the shortest way."""
+    if CELLS[case.cell].torch_layer is None:
+        with torch.no_grad():
+            found = call_fastrnn(case, arguments)
+        names = ["output", *(f"{name}_n" for name in case.state_shapes)]
+        return dict(zip(names, found, strict=True))
     name, _, nonlinearity = case.cell.partition("_")
     options: dict[str, object] = {"nonlinearity": nonlinearity} if nonlinearity else {}
-    layer = getattr(fastrnn, CELLS[case.cell].torch_layer or name.upper())(
+    layer = getattr(fastrnn, CELLS[case.cell].torch_layer)(
         case.features,
         case.hidden,
         case.layers,
@@ -277,7 +289,7 @@ def kink_allows(case: Case) -> bool:
     torch's layer and the oracle are as far apart as can be, and nothing is to be learnt.
     """
     values = case.batch * case.hidden * case.steps * case.directions * case.layers
-    return case.cell != "rnn_relu" or values * torch.finfo(case.dtype).eps < 1
+    return "relu" not in CELLS[case.cell].step.__code__.co_names or values * torch.finfo(case.dtype).eps < 1
 
 
 @functools.lru_cache(maxsize=4)  # the instruction sets take their turns on one case

@@ -236,6 +236,9 @@ def test_cell_layout(cell, isa):
     assert layout["gates"] == len(spec.gates)
     assert layout["states"] == len(spec.states)
     assert layout["saved"] == len(spec.saved)
+    assert layout["params"] == sum(spec.param_widths) and len(spec.params) == len(spec.param_widths)
+    assert layout["second"] == len(spec.second)
+    assert layout["recurrent"] == spec.recurrent
 
 
 def test_no_such_cell():

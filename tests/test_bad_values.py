@@ -15,7 +15,8 @@ from fastrnn import _C, functional
 from fastrnn.cells import CELLS
 from fastrnn.scan import scan
 
-KERNELS = [cell for cell in CELLS if cell in _C.cells()]
+# What cells that torch lacks make of NaN is seen in test_cells.py.
+KERNELS = [cell for cell in CELLS if cell in _C.cells() and CELLS[cell].torch_layer]
 INF, NAN = float("inf"), float("nan")
 
 

@@ -37,7 +37,7 @@ def one_step(cell, gates, units=16):
     gates_x = torch.cat([gate.view(rows, 1, units) for gate in padded], dim=2)
     states = [gates_x.new_zeros(1, rows, units)] * len(CELLS[cell].states)
     weight = gates_x.new_zeros(len(gates) * units, units)
-    _, finals = scan(CELLS[cell], gates_x, [weight], None, None, states, backend="cpp")
+    _, finals, _ = scan(CELLS[cell], gates_x, [weight], None, None, states, backend="cpp")
     return [final.flatten()[:count] for final in finals]
 
 
@@ -144,7 +144,7 @@ def test_tanh_keeps_the_sign_of_zero(dtype):
     gates_x = torch.cat(gates).view(1, 1, 64)
     states = [torch.zeros(1, 1, 16, dtype=dtype), torch.full((1, 1, 16), -0.0, dtype=dtype)]
     weight = torch.zeros(64, 16, dtype=dtype)
-    _, (h, c) = scan(CELLS["lstm"], gates_x, [weight], None, None, states, backend="cpp")
+    _, (h, c), _ = scan(CELLS["lstm"], gates_x, [weight], None, None, states, backend="cpp")
     assert (h == 0).all() and (c == 0).all()
     assert h.signbit().all() and c.signbit().all()
 

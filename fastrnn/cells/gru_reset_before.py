@@ -6,9 +6,7 @@ from torch import Tensor
 from . import UNCLIPPED, CellSpec, Clip, clip
 
 
-def operand(
-    gates_x: Tensor, gates_h: Tensor, h: Tensor, clips: Clip = UNCLIPPED
-) -> Tensor:
+def operand(gates_x: Tensor, gates_h: Tensor, h: Tensor, clips: Clip = UNCLIPPED) -> Tensor:
     """``r * h``, of which the product of n is taken; of the gates, r and z are there."""
     r = (gates_x + gates_h).chunk(2, dim=-1)[0]
     return torch.sigmoid(clip(r, clips.gates)) * h

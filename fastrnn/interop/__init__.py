@@ -8,7 +8,8 @@ under the names of torch's cells (`named` and `of_layer` lead to a layer's ``sta
 from .gates import flip_update, named, of_layer, reorder
 from .haste import from_haste, to_haste
 from .keras import from_keras, to_keras
-from .onnx import from_onnx, from_onnx_node, to_onnx
+from .onnx import from_onnx, to_onnx
+from .onnx_node import from_onnx_node
 from .torchrl import from_torchrl, reset_of_done, to_torchrl
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""ONNX's weights: gates i o f c and z r h, both biases in one row, a leading dimension of directions.
+"""ONNX's weights: gates i o f c and z r h, both biases in one row, directions stacked.
 
-The operators LSTM, GRU and RNN compute what this library's layers do. `from_onnx_node` makes a
-module of a node; see there for what differs.
+The operators LSTM, GRU and RNN compute what this library's layers do; `from_onnx_node` makes
+a module of a node.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ import torch
 from torch import Tensor
 
 from .gates import ORDERS, Weights, as_tensor, check_kind, reorder
-from .onnx_node import from_onnx_node
-
-__all__ = ["from_onnx", "from_onnx_node", "to_onnx"]
 
 _ONNX = {"lstm": "iofg", "gru": "zrn", "rnn": "h"}  # ONNX writes c for g, h for n
 _PEEPHOLES = "iof", "ifo"  # ONNX's and this library's

@@ -5,6 +5,7 @@ packed, with or without a state); everything numeric is in `fastrnn.functional`.
 """
 
 from .attention import Attention, LocalAttention, PointerAttention
+from .bidirectional import Bidirectional
 from .cells import GRUCell, LSTMCell, RNNCell
 from .layers import GRU, LSTM, RNN
 from .multihead import MultiheadAttention
@@ -25,6 +26,8 @@ from .variants import (
     MinLSTMCell,
     PeepholeLSTM,
     PeepholeLSTMCell,
+    SLSTM,
+    SLSTMCell,
 )
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Attention",
+    "Bidirectional",
     "CoupledLSTM",
     "CoupledLSTMCell",
     "GRUCell",
@@ -52,6 +56,8 @@ __all__ = [
     "MultiheadAttention",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
+    "SLSTM",
+    "SLSTMCell",
     "PointerAttention",
     "RNNCell",
 ]

@@ -85,10 +85,11 @@ class CellLayer(Recurrent):
         num_heads: int = 1,
         forget_bias: float | None = None,
         backend: str | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(
             self._mode(), input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, proj_size, device, dtype, backend, num_heads, forget_bias,
+            bidirectional, proj_size, device, dtype, backend, num_heads, forget_bias, **settings,
         )  # fmt: skip
 
     def _mode(self) -> str:
@@ -104,10 +105,10 @@ class CellLayer(Recurrent):
 
     def _compute(self, input: Tensor, state: State | None, *args: Any, **options: Any) -> Any:
         hx = (state,) if isinstance(state, Tensor) else state
-        output, finals = functional.recurrent(
+        output, *states = functional.recurrent(
             self._spec().name, input, hx, *args, normalise=self._normalise(), **options,
         )  # fmt: skip
-        return output, finals if len(finals) > 1 else finals[0]
+        return output, *(each if len(each) > 1 else each[0] for each in states)
 
     def _as_state(self, hx: Any) -> State:
         return as_states(self._title, self._spec().states, hx)

@@ -229,12 +229,15 @@ class GRUCell(_RecurrentCell):
     (Cho et al., *Learning phrase representations using RNN encoder-decoder*, 2014, in the
     form that torch and cuDNN compute: the reset gate after the product.)
 
-    Arguments, shapes, dtypes and errors are those of `RNNCell`, without ``nonlinearity``.
+    With ``reset_after=False`` the reset gate comes before the product, as in `fastrnn.GRU`.
+
+    Other arguments, shapes, dtypes and errors are those of `RNNCell`, without ``nonlinearity``.
     Weights: ``weight_ih [3*H, I]``, ``weight_hh [3*H, H]``, ``bias_ih [3*H]``,
     ``bias_hh [3*H]``.
     """
 
     _title = "GRUCell"
+    reset_after: bool = True
 
     def __init__(
         self,
@@ -244,12 +247,20 @@ class GRUCell(_RecurrentCell):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
+        reset_after: bool = True,
         backend: str | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, 3, device, dtype, backend)
+        if not reset_after:
+            self.reset_after = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether torch has this cell."""
+        return self.reset_after
 
     def _cell(self) -> str:
-        return "gru"
+        return "gru" if self.reset_after else "gru_reset_before"
 
     def _compute(self, *args: Any, **options: Any) -> Tensor:
-        return functional.gru_cell(*args, **options)
+        return functional.gru_cell(*args, reset_after=self.reset_after, **options)

@@ -93,6 +93,7 @@ class RNN(Recurrent):
         *,
         num_heads: int = 1,
         backend: str | None = None,
+        **settings: Any,
     ) -> None:
         _refuse_projection(proj_size)
         if nonlinearity not in ("tanh", "relu"):
@@ -101,7 +102,7 @@ class RNN(Recurrent):
             )
         super().__init__(
             f"RNN_{nonlinearity.upper()}", input_size, hidden_size, num_layers, bias, batch_first,
-            dropout, bidirectional, 0, device, dtype, backend, num_heads,
+            dropout, bidirectional, 0, device, dtype, backend, num_heads, **settings,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
 
@@ -190,10 +191,12 @@ class LSTM(Recurrent):
         num_heads: int = 1,
         forget_bias: float | None = None,
         backend: str | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first,
             dropout, bidirectional, proj_size, device, dtype, backend, num_heads, forget_bias,
+            **settings,
         )  # fmt: skip
 
     def _compute(self, *args: Any, **options: Any) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -234,7 +237,10 @@ class GRU(Recurrent):
     (Cho et al., *Learning phrase representations using RNN encoder-decoder*, 2014, in the
     form that torch and cuDNN compute: the reset gate after the product.)
 
-    Arguments, shapes, dtypes and errors are those of `RNN`, without ``nonlinearity``.
+    With ``reset_after=False`` it is the first published form, in which the reset gate comes
+    before the product: :math:`n = \tanh(W_{in} x_t + b_{in} + W_{hn} (r \odot h_{t-1}) + b_{hn})`.
+
+    Other arguments, shapes, dtypes and errors are those of `RNN`, without ``nonlinearity``.
     Weights, per layer ``k`` and direction: ``weight_ih_l[k] [3*H, I]`` (``[3*H, D*H]``
     above the first layer), ``weight_hh_l[k] [3*H, H]``, ``bias_ih_l[k] [3*H]``,
     ``bias_hh_l[k] [3*H]``.
@@ -255,15 +261,18 @@ class GRU(Recurrent):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
+        reset_after: bool = True,
         num_heads: int = 1,
         forget_bias: float | None = None,
         backend: str | None = None,
+        **settings: Any,
     ) -> None:
         _refuse_projection(proj_size)
         super().__init__(
-            "GRU", input_size, hidden_size, num_layers, bias, batch_first,
-            dropout, bidirectional, 0, device, dtype, backend, num_heads, forget_bias,
+            "GRU" if reset_after else "GRU_RESET_BEFORE", input_size, hidden_size, num_layers,
+            bias, batch_first, dropout, bidirectional, 0, device, dtype, backend, num_heads,
+            forget_bias, **settings,
         )  # fmt: skip
 
     def _compute(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        return functional.gru(*args, **options)
+        return functional.gru(*args, reset_after=self.mode == "GRU", **options)

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import inference, init
 from ..cells import CELLS, CellSpec
 from ..forms import Bias, check_bias, weight_names, weight_shapes
+from ..sequences import NOTHING, OFF, Call, Settings, as_keywords
 from .states import State, as_tensor, map_state
 from .weights import read_weights
 
@@ -32,6 +33,8 @@ class Recurrent(nn.RNNBase):
     backend: str | None = None
     num_heads: int = 1
     forget_bias: float | None = None
+    settings: Settings = OFF
+    learn_initial_state: bool = False
 
     # torch's name of the layer, by which its errors begin.
     _title: ClassVar[str]
@@ -55,6 +58,8 @@ class Recurrent(nn.RNNBase):
         backend: str | None,
         num_heads: int = 1,
         forget_bias: float | None = None,
+        learn_initial_state: bool = False,
+        **settings: Any,
     ) -> None:
         check_bias(bias)
         plain = mode in _TORCH_MODES and isinstance(bias, bool) and num_heads == 1
@@ -81,6 +86,25 @@ class Recurrent(nn.RNNBase):
             self._make_weights(mode, bias, num_heads, device, dtype)
         elif forget_bias is not None:
             init.forget_bias_(self, forget_bias)
+        if settings:
+            self.settings = Settings(**settings)
+            self.settings.check(self._spec(), bool(proj_size), bidirectional)
+        if learn_initial_state:
+            self._make_initial_state(device, dtype)
+
+    def _make_initial_state(self, device: Any, dtype: torch.dtype | None) -> None:
+        """``initial_h [L*D, 1, K]`` and those of the other states, zero at first."""
+        self.learn_initial_state = True
+        count = self.num_layers * (2 if self.bidirectional else 1)
+        for index, name in enumerate(self._spec().states):
+            width = self.hidden_size if index else self.proj_size or self.hidden_size
+            zeros = torch.zeros(count, 1, width, device=device, dtype=dtype)
+            self.register_parameter(f"initial_{name}", nn.Parameter(zeros))
+
+    def _initial_state(self, batch: int) -> State:
+        states = [getattr(self, f"initial_{name}") for name in self._spec().states]
+        expanded = tuple(state.expand(-1, batch, -1) for state in states)
+        return expanded if len(expanded) > 1 else expanded[0]
 
     def _make_weights(
         self, mode: str, bias: Bias, num_heads: int, device: Any, dtype: torch.dtype | None
@@ -119,6 +143,9 @@ class Recurrent(nn.RNNBase):
         """Draws all parameters from U(-1/sqrt(H), 1/sqrt(H)) but those that begin otherwise."""
         bound = 1.0 / math.sqrt(self.hidden_size)
         for name, parameter in self.named_parameters(recurse=False):
+            if name.startswith("initial_"):
+                nn.init.zeros_(parameter)
+                continue
             begin = self._initial.get(name.rpartition("_l")[0])
             if begin is None:
                 nn.init.uniform_(parameter, -bound, bound)
@@ -130,14 +157,29 @@ class Recurrent(nn.RNNBase):
     # --- a call -------------------------------------------------------------------------
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: Any = None
-    ) -> tuple[Tensor | PackedSequence, State]:
-        if inference.unwatched():
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_to: Any = "zero",
+        return_all_states: bool = False,
+    ) -> Any:
+        """Output and final state; with ``return_all_states`` the states after every step too.
+
+        The keyword arguments are those of `fastrnn.sequences.Call`.
+        """
+        call = NOTHING
+        given = not isinstance(reset_to, str) or reset_to != "zero"
+        if lengths is not None or reset is not None or return_all_states or given:
+            call = Call(lengths, reset, reset_to, return_all_states)
+        elif inference.unwatched():
             found = self._forward_unwatched(input, hx)
             if found is not None:
                 return found
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx)
+            return self._forward_packed(input, hx, call)
         rank = input.dim()
         if rank not in (2, 3):
             raise ValueError(
@@ -147,14 +189,16 @@ class Recurrent(nn.RNNBase):
         if state is not None:
             self._check_state_rank(state, rank)
         if rank == 3:
-            return self._forward(input, state, None, self.batch_first)
+            return self._forward(input, state, None, self.batch_first, call=call)
 
         batch_dim = 0 if self.batch_first else 1
         input = input.unsqueeze(batch_dim)
         if state is not None:
             state = map_state(lambda s: s.unsqueeze(1), state)
-        output, state = self._forward(input, state, None, self.batch_first)
-        return output.squeeze(batch_dim), map_state(lambda s: s.squeeze(1), state)
+        call = call.of_one_sequence(batch_dim)
+        output, *states = self._forward(input, state, None, self.batch_first, call=call)
+        squeezed = [map_state(lambda s: s.squeeze(-2), state) for state in states]
+        return output.squeeze(batch_dim), *squeezed
 
     def _forward_unwatched(self, input: Any, hx: Any) -> tuple[Tensor, State] | None:
         """The short way for what is simple, else None."""
@@ -163,6 +207,8 @@ class Recurrent(nn.RNNBase):
         if input.size(2) != self.input_size:
             return None
         if self.training and self.dropout and self.num_layers > 1:
+            return None
+        if self.settings is not OFF or (hx is None and self.learn_initial_state):
             return None
         if self.batch_first:
             input = input.transpose(0, 1).contiguous()
@@ -188,16 +234,25 @@ class Recurrent(nn.RNNBase):
     @property
     def plain(self) -> bool:
         """Whether its weights are in torch's form."""
-        return isinstance(self.bias, bool) and self.num_heads == 1
+        torch_mode = self.mode in _TORCH_MODES
+        return torch_mode and isinstance(self.bias, bool) and self.num_heads == 1
+
+    @property
+    def beyond_torch(self) -> str:
+        """The settings that torch's layers do not have, as arguments."""
+        found = ["learn_initial_state=True"] if self.learn_initial_state else []
+        return ", ".join([*found, *([] if self.settings is OFF else [self.settings.described()])])
 
     def _spec(self) -> CellSpec:
         return CELLS[self.mode.lower()]
 
-    def _forward_packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, State]:
+    def _forward_packed(
+        self, packed: PackedSequence, hx: Any, call: Call
+    ) -> tuple[PackedSequence, State]:
         input, batch_sizes, sorted_indices, unsorted_indices = packed
         state = None if hx is None else self._as_state(hx)
         # The user's order of the batch is not that of the packed data.
-        output, state = self._forward(input, state, batch_sizes, False, sorted_indices)
+        output, state = self._forward(input, state, batch_sizes, False, sorted_indices, call)
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
         return packed, self.permute_hidden(state, unsorted_indices)
 
@@ -208,7 +263,8 @@ class Recurrent(nn.RNNBase):
         batch_sizes: Tensor | None,
         batch_first: bool,
         permutation: Tensor | None = None,
-    ) -> tuple[Tensor, State]:
+        call: Call = NOTHING,
+    ) -> Any:
         weights = read_weights(self, self._flat_weights_names)
         self._check_input(input, batch_sizes, weights[0].dtype)
         if state is not None:
@@ -218,6 +274,14 @@ class Recurrent(nn.RNNBase):
             else:
                 self._check_state(input, state, batch_sizes)
             state = self.permute_hidden(state, permutation)
+        elif self.learn_initial_state:
+            batch = input.size(0 if batch_first else 1) if batch_sizes is None else batch_sizes[0]
+            state = self._initial_state(int(batch))
+        sequences: dict[str, Any] = {}
+        if self.settings is not OFF:
+            sequences |= as_keywords(self.settings)
+        if call is not NOTHING:
+            sequences |= as_keywords(call)
         return self._compute(
             input,
             state,
@@ -231,9 +295,10 @@ class Recurrent(nn.RNNBase):
             batch_sizes=batch_sizes,
             num_heads=self.num_heads,
             backend=self.backend,
+            **sequences,
         )
 
-    def _compute(self, *args: Any, **options: Any) -> tuple[Tensor, Any]:
+    def _compute(self, *args: Any, **options: Any) -> Any:
         """Calls the layer's function of `fastrnn.functional`."""
         raise NotImplementedError
 
@@ -334,4 +399,6 @@ class Recurrent(nn.RNNBase):
         text = super().extra_repr()
         if self.num_heads > 1:
             text += f", num_heads={self.num_heads}"
+        if self.beyond_torch:
+            text += f", {self.beyond_torch}"
         return text if self.backend is None else f"{text}, backend={self.backend!r}"

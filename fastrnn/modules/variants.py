@@ -28,6 +28,8 @@ __all__ = [
     "MinLSTMCell",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
+    "SLSTM",
+    "SLSTMCell",
 ]
 
 
@@ -255,3 +257,29 @@ class MinLSTMCell(CellStep):
     """One step of `MinLSTM`."""
 
     _cell_name = "min_lstm"
+
+
+class SLSTM(CellLayer):
+    r"""sLSTM (Beck et al., *xLSTM: extended long short-term memory*, 2024), with
+    :math:`f = \sigma(a_f)`.
+
+    .. math::
+        m_t &= \max(\log f + m_{t-1}, a_i) \\
+        i', f' &= \exp(a_i - m_t), f \exp(m_{t-1} - m_t) \\
+        c_t &= f' \odot c_{t-1} + i' \odot \tanh(a_g) \\
+        n_t &= f' \odot n_{t-1} + i' \\
+        h_t &= \sigma(a_o) \odot c_t / n_t
+
+    with a as in `fastrnn.LSTM`, gates i, f, g, o; the state is (h, c, n, m). Where n is 0, as in
+    the beginning, m is :math:`a_i`. The paper's block-diagonal heads are ``num_heads``; its
+    convolution, normalisation and up-projection are layers of their own. See `CellLayer` for the
+    arguments.
+    """
+
+    _cell_name = "slstm"
+
+
+class SLSTMCell(CellStep):
+    """One step of `SLSTM`."""
+
+    _cell_name = "slstm"
