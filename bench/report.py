@@ -1,4 +1,6 @@
-"""``python -m bench.report RESULT.json``: from pytest-benchmark's JSON to a report.
+"""``python -m bench.report RESULT.json...``: from pytest-benchmark's JSON to a report.
+
+Several results, of parts of the suite run one after the other, make one report.
 
 Writes ``results.json`` (what matters, trimmed), ``README.md`` (tables) and figures into a folder
 named after the machine, and prints the tables.
@@ -54,6 +56,32 @@ def trim(raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several trimmed results as one; of a case measured twice the last counts.
+
+    Raises:
+        ValueError: they come of different machines or libraries.
+    """
+    if any(part["machine"] != parts[0]["machine"] for part in parts):
+        raise ValueError("results of different machines make no report")
+    cases = {case["name"]: case for part in parts for case in part["cases"]}
+    failed = {name for part in parts for name in part["failed"]} - set(cases)
+    return {
+        **parts[-1],
+        "load": max(part["load"] for part in parts),
+        "limits": _best([part["limits"] for part in parts]),
+        "failed": sorted(failed),
+        "cases": [cases[name] for name in CASES if name in cases],
+    }
+
+
+def _best(limits: Sequence[Any]) -> Any:
+    """Of rates the highest, since everything that disturbs makes them smaller."""
+    if isinstance(limits[0], dict):
+        return {key: _best([each[key] for each in limits]) for key in limits[0]}
+    return max((each for each in limits if each is not None), default=None)
+
+
 def is_whole(results: dict[str, Any]) -> bool:
     """Whether every case was tried, be it that its check failed."""
     return {case["name"] for case in results["cases"]} | set(results["failed"]) == set(CASES)
@@ -82,7 +110,9 @@ def _rounded(value: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("result", type=Path, metavar="RESULT.json", help="of --benchmark-json")
+    parser.add_argument(
+        "results", type=Path, nargs="+", metavar="RESULT.json", help="of --benchmark-json"
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -90,10 +120,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         ".benchmarks/partial/MACHINE)",
     )
     options = parser.parse_args(argv)
+    parts = []
+    for path in options.results:
+        try:
+            parts.append(trim(json.loads(path.read_text())))
+        except (OSError, ValueError) as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            return 1
     try:
-        results = trim(json.loads(options.result.read_text()))
-    except (OSError, ValueError) as error:
-        print(f"{options.result}: {error}", file=sys.stderr)
+        results = merge(parts)
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 1
     whole = is_whole(results)
     folder = options.out or (RESULTS if whole else PARTIAL) / slug(results["machine"])

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -14,15 +13,12 @@
 #include <tuple>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "aligned.h"
 #include "attention/bindings.h"
 #include "dispatch.h"
+#include "huge_pages.h"
+#include "inference.h"
 #include "parallel.h"
-#include "tensors.h"
 #include "types.h"
 
 namespace py = pybind11;
@@ -292,90 +288,6 @@ void linear(int dtype, int threads, int64_t count, int64_t M, int64_t K, const T
   run_linear(a, packing, count, threads);
 }
 
-// Fresh memory comes a page at a time, at the price of a fault each; results of many
-// megabytes are better served by large pages, where the system gives them on request.
-void ask_for_huge_pages(int64_t start, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr int64_t kHuge = int64_t(1) << 21;
-  const int64_t first = (start + kHuge - 1) / kHuge * kHuge;
-  const int64_t last = (start + bytes) / kHuge * kHuge;
-  // A refusal costs speed only.
-  if (last > first) (void)madvise(address<void>(first), size_t(last - first), MADV_HUGEPAGE);
-#else
-  (void)start, (void)bytes;
-#endif
-}
-
-// A whole layer forwards, nothing saved: input product and scan, or a single step. All tensors
-// are contiguous; weights come as torch orders them, a direction after the other.
-void layer(const std::string& cell, int dtype, int threads,
-           const std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>& sizes, bool bias,
-           int64_t x, const std::vector<int64_t>& weights, const std::vector<int64_t>& initial,
-           int64_t out, const std::vector<int64_t>& finals) {
-  py::gil_scoped_release release;
-  const auto [T, B, N, I, H, K] = sizes;
-  const int64_t size = size_of(dtype), each = int64_t(weights.size()) / N;
-  const Kernel& kernel = table().kernels[cell_id(cell)][dtype];
-  const Packing& packing = table().packing[dtype];
-  const int64_t width = kernel.gates * H;
-  const bool projected = each > 2 + 2 * bias;
-  // A state not given is zero, the same row for all.
-  std::unique_ptr<Aligned> zeros;
-  if (initial.empty()) {
-    zeros = std::make_unique<Aligned>(size_t(std::max(H, K) * size));
-    std::memset(zeros->data, 0, size_t(std::max(H, K) * size));
-  }
-  States states[kMaxStates], ends[kMaxStates];
-  for (int i = 0; i < kernel.states; ++i) {
-    const int64_t w = i == 0 ? K : H;
-    ends[i] = {address<void>(finals[size_t(i)]), w, B * w};
-    states[i] = initial.empty() ? States{zeros->data, 0, 0}
-                                : States{address<void>(initial[size_t(i)]), w, B * w};
-  }
-
-  if (T == 1 && !projected) {
-    for (int64_t n = 0; n < N; ++n) {
-      const int64_t* w = weights.data() + n * each;
-      StepArgs a;
-      a.B = B, a.I = I, a.H = H;
-      a.x = address<const void>(x);
-      a.weight_ih = address<const void>(w[0]), a.weight_hh = address<const void>(w[1]);
-      if (bias) a.bias_ih = address<const void>(w[2]), a.bias_hh = address<const void>(w[3]);
-      a.out = address<char>(out) + n * H * size, a.out_row = N * H;
-      for (int i = 0; i < kernel.states; ++i) {
-        a.states[i] = {static_cast<char*>(states[i].data) + n * states[i].n * size, states[i].b, 0};
-        a.finals[i] = {static_cast<char*>(ends[i].data) + n * ends[i].n * size, ends[i].b, 0};
-      }
-      run_step(a, kernel, packing.width, threads);
-    }
-    return;
-  }
-
-  Call call(cell, dtype, threads, Shape{T * B, T, B, N, H, K, 0},
-            N == 1 ? std::vector<bool>{false} : std::vector<bool>{false, true});
-  ScanArgs& a = call.args;
-  const int64_t gates_bytes = T * B * N * width * size;
-  const Aligned gates_x{size_t(gates_bytes)};
-  ask_for_huge_pages(int64_t(reinterpret_cast<uintptr_t>(gates_x.data)), gates_bytes);
-  std::vector<Triple> hh, hr;
-  std::vector<int64_t> bias_hh;
-  for (int64_t n = 0; n < N; ++n) {
-    const int64_t* w = weights.data() + n * each;
-    const int64_t gates_n = int64_t(reinterpret_cast<uintptr_t>(gates_x.data)) + n * width * size;
-    linear(dtype, threads, T * B, width, I, {x, I, 0}, {w[0], I, 1}, bias ? w[2] : 0,
-           {gates_n, N * width, 0});
-    hh.push_back({w[1], K, 1});
-    if (bias) bias_hh.push_back(w[3]);
-    if (projected) hr.push_back({w[each - 1], H, 1});
-  }
-  a.gates_x = {gates_x.data, N * width, width};
-  a.out = {address<void>(out), N * K, K};
-  for (int i = 0; i < kernel.states; ++i) a.states[i] = states[i], a.finals[i] = ends[i];
-  call.pack_weights(hh, hr, true);
-  call.pack_biases(bias_hh);
-  call.run(call.kernel.forward, call.kernel.forward_scratch(a));
-}
-
 // What a row of h is when it comes from no step.
 struct Resets {
   const uint8_t* flags = nullptr;  // [S], `flag_row` apart
@@ -489,12 +401,11 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "fastrnn's C++ kernels; use them through fastrnn.scan.";
   m.def("forward", &forward);
   m.def("backward", &backward);
-  m.def("addresses", &addresses, "Addresses of plain contiguous tensors; None if one is not.");
-  m.def("layer", &layer);
   m.def("linear", &linear, py::call_guard<py::gil_scoped_release>());
   m.def("outer_of_rows", &outer_of_rows);
   m.def("outer_of_states", &outer_of_states);
   bind_attention(m);
+  bind_inference(m);
   m.def("ask_for_huge_pages", &ask_for_huge_pages, "For memory of many megabytes, not yet touched.");
   m.def("cells", &cells, "Names of the cells that have kernels.");
   m.def("cell_layout", &cell_layout, "What a kernel assumes of its cell, as its CellSpec tells it.");

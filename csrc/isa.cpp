@@ -1,6 +1,7 @@
 // All kernels of one instruction set. Compiled once for each, with FASTRNN_ISA naming
 // the set and its namespace. No STL here: a function of it, compiled with these
 // machine flags, could be the copy that the linker keeps for everybody.
+#include "layer.h"
 #include "linear.h"
 #include "outer.h"
 #include "scan.h"
@@ -14,12 +15,16 @@ namespace FASTRNN_ISA {
 
 template <class Cell, class S>
 constexpr Kernel kernel() {
-  Kernel found = {&Forward<Cell, S>::entry, &Backward<Cell, S>::entry, nullptr,
-                  &Forward<Cell, S>::bytes, &Backward<Cell, S>::bytes, Cell::kGates,
+  Kernel found = {&Forward<Cell, S>::entry, &Backward<Cell, S>::entry, nullptr, nullptr, nullptr,
+                  nullptr, &Forward<Cell, S>::bytes, &Backward<Cell, S>::bytes, Cell::kGates,
                   1 + Cell::kExtra,         Cell::kSaved,              Cell::kParams,
                   Cell::kSecond,            Cell::kRecurrent};
-  if constexpr (Cell::kRecurrent && !Cell::kParams && !Cell::kWholeRow && !Cell::kSecond)
+  if constexpr (Cell::kRecurrent && !Cell::kParams && !Cell::kWholeRow && !Cell::kSecond) {
     found.step = &Step<Cell, S>::entry;
+    found.layer = &Layer<Cell, S>::entry;
+    found.layer_pack = &Layer<Cell, S>::pack_weights;
+    found.layer_bytes = &Layer<Cell, S>::bytes;
+  }
   return found;
 }
 

@@ -74,15 +74,17 @@ Plan make_plan(const ScanArgs& a, const Kernel& kernel, int width, int threads) 
 
   // Splitting rows needs no barrier, but every core streams all weights; splitting units
   // streams each weight once, a core's share staying in its own cache, for a barrier a
-  // step (0.2 us) and an exchange. So units where the stream is the bound: below 4 rows a
-  // core, or below 13 where the weights outgrow the second-level cache; and only where a
-  // step is long against the barrier.
-  constexpr double kCachedWeights = 256 * 1024;  // numbers: 1 MiB of float32
+  // step (0.1 us, at times 0.6) and an exchange. So units where the stream is the bound: below
+  // 4 rows a core, or below 13 where the weights fill more than half of a second-level cache;
+  // and only where a step is long against the barrier.
+  constexpr double kCachedWeights = 128 * 1024;  // numbers: half a MiB of float32
+  constexpr double kShortest = 1.2e4;            // operations of a core: 0.25 us of the stream
   const double weights = double(gates) * double(a.H) * double(a.K);
   const int64_t enough_rows = (weights > kCachedWeights ? 13 : 4) * each;
   const double per_step = per_row * double(std::max<int64_t>(a.B, 1)) / each;
   const int64_t blocks = (a.H + width - 1) / width;
-  const bool units = kernel.recurrent && !a.projected && a.B < enough_rows && blocks >= each && per_step > 4e4;
+  const bool units = kernel.recurrent && !a.projected && a.B < enough_rows && blocks >= each &&
+                     per_step >= kShortest;
   if (units)
     plan.units = each;
   else
@@ -109,6 +111,50 @@ std::vector<int64_t> cut_rows(const ScanArgs& a, int parts) {
   return cuts;
 }
 
+// A plan with what its threads need: the cuts between rows, and the barriers.
+struct Split {
+  const ScanArgs& args;
+  const Plan plan;
+  const int64_t blocks;
+  std::vector<int64_t> rows;
+  std::vector<Barrier> barriers;
+
+  Split(const ScanArgs& args, const Kernel& kernel, int width, int threads)
+      : args(args), plan(make_plan(args, kernel, width, threads)),
+        blocks((args.H + width - 1) / width) {
+    if (plan.threads() == 1) return;
+    rows = cut_rows(args, plan.rows);
+    barriers = std::vector<Barrier>(size_t(plan.recurrences * plan.rows));
+    for (Barrier& barrier : barriers) barrier.members = std::vector<Arrivals>(size_t(plan.units));
+  }
+
+  // The runtime may grant fewer threads than asked for; a barrier would then wait for
+  // ever, so the first does all.
+  Slice whole() const { return {0, args.N, 0, args.B, 0, blocks, nullptr, 0, 1}; }
+
+  int unit(int id) const { return id % plan.units; }
+  int row(int id) const { return id / plan.units % plan.rows; }
+  int recurrence(int id) const { return id / plan.units / plan.rows; }
+  // Of the threads that differ in their rows only.
+  int meeting(int id) const { return recurrence(id) * plan.units + unit(id); }
+
+  Slice slice(int id) {
+    if (plan.threads() == 1) return whole();
+    const int64_t unit_ = unit(id), row_ = row(id), recurrence_ = recurrence(id);
+    return {
+        args.N * recurrence_ / plan.recurrences,
+        args.N * (recurrence_ + 1) / plan.recurrences,
+        rows[size_t(row_)],
+        rows[size_t(row_) + 1],
+        blocks * unit_ / plan.units,
+        blocks * (unit_ + 1) / plan.units,
+        plan.units > 1 ? &barriers[size_t(recurrence_ * plan.rows + row_)] : nullptr,
+        int(unit_),
+        plan.units,
+    };
+  }
+};
+
 // Runs body(member, members) on so many threads, or on as many as the runtime grants.
 template <class Body>
 void team(int threads, const Body& body) {
@@ -132,37 +178,39 @@ int threads_for(double operations, int64_t pieces, int threads) {
 }  // namespace
 
 void run(const ScanArgs& args, Entry entry, const Kernel& kernel, int width, int threads) {
-  const Plan plan = make_plan(args, kernel, width, threads);
-  const int64_t blocks = (args.H + width - 1) / width;
-  const Slice whole{0, args.N, 0, args.B, 0, blocks, nullptr, 0, 1};
-  if (plan.threads() == 1) return team(1, [&](int64_t, int64_t) { entry(args, whole); });
+  Split split(args, kernel, width, threads);
+  team(split.plan.threads(), [&](int64_t id, int64_t count) {
+    if (count == split.plan.threads())
+      entry(args, split.slice(int(id)));
+    else if (id == 0)
+      entry(args, split.whole());
+  });
+}
 
-  const std::vector<int64_t> rows = cut_rows(args, plan.rows);
-  std::vector<Barrier> barriers(size_t(plan.recurrences * plan.rows));
-  for (Barrier& barrier : barriers) barrier.members = std::vector<Arrivals>(size_t(plan.units));
+void run_layer(LayerArgs& args, const Kernel& kernel, int width, int threads) {
+  Split split(args.scan, kernel, width, threads);
+  const LayerBytes bytes = kernel.layer_bytes(args);
+  const size_t chunk = (bytes.chunk + 63) / 64 * 64;
+  const Aligned packed(bytes.packed), scratch(bytes.scratch);
+  const Aligned chunks(chunk * size_t(split.plan.threads()));
+  args.packed = packed.data, args.scan.scratch = scratch.data;
+  const int sharing = split.plan.rows;
 
-  team(plan.threads(), [&](int64_t id, int64_t count) {
-    // The runtime may grant fewer threads than asked for; a barrier would then wait for
-    // ever, so the first does all.
-    if (count < plan.threads()) {
-      if (id == 0) entry(args, whole);
-      return;
-    }
-    const int64_t unit = id % plan.units;
-    const int64_t row = id / plan.units % plan.rows;
-    const int64_t recurrence = id / plan.units / plan.rows;
-    const Slice slice{
-        args.N * recurrence / plan.recurrences,
-        args.N * (recurrence + 1) / plan.recurrences,
-        rows[size_t(row)],
-        rows[size_t(row) + 1],
-        blocks * unit / plan.units,
-        blocks * (unit + 1) / plan.units,
-        plan.units > 1 ? &barriers[size_t(recurrence * plan.rows + row)] : nullptr,
-        int(unit),
-        plan.units,
-    };
-    entry(args, slice);
+  std::vector<Barrier> packs(size_t(split.plan.recurrences * split.plan.units));
+  for (Barrier& barrier : packs) barrier.members = std::vector<Arrivals>(size_t(sharing));
+
+  team(split.plan.threads(), [&](int64_t id, int64_t count) {
+    const bool alone = count < split.plan.threads();
+    if (alone && id > 0) return;
+    const Slice slice = alone ? split.whole() : split.slice(int(id));
+    // Who owns units packs them, whence they lie in the right cache; who owns rows, a share.
+    const int row = alone ? 0 : split.row(int(id)), shares = alone ? 1 : sharing;
+    const int64_t each = slice.u1 - slice.u0;
+    for (int64_t n = slice.n0; n < slice.n1; ++n)
+      kernel.layer_pack(args, n, slice.u0 + each * row / shares,
+                        slice.u0 + each * (row + 1) / shares);
+    if (shares > 1) wait(&packs[size_t(split.meeting(int(id)))], row);
+    kernel.layer(args, slice, chunks.data + chunk * size_t(id));
   });
 }
 

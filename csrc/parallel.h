@@ -18,6 +18,9 @@ Plan make_plan(const ScanArgs& args, const Kernel& kernel, int width, int thread
 using Entry = void (*)(const ScanArgs&, const Slice&);
 void run(const ScanArgs& args, Entry entry, const Kernel& kernel, int width, int threads);
 
+// A layer's forward: packing, input product and scan; fills in its memory.
+void run_layer(LayerArgs& args, const Kernel& kernel, int width, int threads);
+
 // A single step, its units cut evenly.
 void run_step(const StepArgs& args, const Kernel& kernel, int width, int threads);
 

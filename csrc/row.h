@@ -6,6 +6,7 @@
 #pragma once
 
 #include "math.h"
+#include "types.h"
 #include "product.h"
 
 namespace fastrnn {

@@ -207,11 +207,13 @@ struct Forward : Loop<Cell, S> {
     arena.used = counter.used * size_t(slice.n0);
     for (int64_t n = slice.n0; n < slice.n1; ++n) {
       const Scratch s = scratch(a, arena);
-      Forward{{a, slice}}.run(n, s);
+      Forward{{a, slice}}.run(n, s, [](const Steps&, int64_t) {});
     }
   }
 
-  void run(int64_t n, const Scratch& s) const {
+  // Calls before(steps, p) ahead of each step.
+  template <class Before>
+  void run(int64_t n, const Scratch& s, Before&& before) const {
     const Steps steps{a, a.reverse[n] != 0};
     // The threads of a row share its states: the first of them lays them out.
     if (slice.u0 == 0) {
@@ -232,6 +234,7 @@ struct Forward : Loop<Cell, S> {
       if (a.save) this->template clear_ends<C>(a.reserve, steps, n, kept * a.H);
     }
     for (int64_t p = 0; p < a.T; ++p) {
+      before(steps, p);
       if (a.zoned) keep_old(s, steps, p);
       step(n, s, steps, p);
       if (a.options) after(n, s, steps, p);

@@ -1,5 +1,8 @@
 #include "tensors.h"
 
+#include "dlpack.h"
+#include "types.h"
+
 namespace py = pybind11;
 
 namespace fastrnn {
@@ -10,6 +13,7 @@ PyObject* checked(PyObject* object) {
   if (object == nullptr) throw py::error_already_set();
   return object;
 }
+py::object owned(PyObject* object) { return py::reinterpret_steal<py::object>(checked(object)); }
 
 // Names and types looked up once; never freed, as an extension's constants are.
 struct Torch {
@@ -17,100 +21,123 @@ struct Torch {
   static PyObject* object(const char* module, const char* text) {
     return py::object(py::module_::import(module).attr(text)).release().ptr();
   }
+  static const dlpack::Api* exchange(PyObject* tensor) {
+    const py::object capsule = py::getattr(tensor, "__dlpack_c_exchange_api__", py::none());
+    if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
+    const auto* api = static_cast<const dlpack::Api*>(
+        PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    return api->major == dlpack::kMajor ? api : nullptr;
+  }
   PyObject* const dtype = name("dtype");
   PyObject* const shape = name("shape");
   PyObject* const is_cpu = name("is_cpu");
   PyObject* const layout = name("layout");
-  PyObject* const is_contiguous = name("is_contiguous");
+  PyObject* const stride = name("stride");
   PyObject* const is_neg = name("is_neg");
   PyObject* const data_ptr = name("data_ptr");
-  PyObject* const stride = name("stride");
+  PyObject* const new_empty = name("new_empty");
   PyObject* const strided = object("torch", "strided");
   PyObject* const tensor = object("torch", "Tensor");
   PyObject* const parameter = object("torch.nn", "Parameter");
   PyObject* const is_legacy_batched = object("torch._C._functorch", "is_legacy_batchedtensor");
+  PyObject* const dtypes[kNumDTypes] = {object("torch", "float32"), object("torch", "float64"),
+                                        object("torch", "bfloat16"), object("torch", "float16")};
+  const dlpack::Api* const api = exchange(tensor);
 };
 
-Torch& torch() {
-  static Torch* const found = new Torch;
+const Torch& torch() {
+  static const Torch* const found = new Torch;
   return *found;
 }
 
-bool has_shape(PyObject* tensor, py::handle expected) {
-  const py::object shape = py::reinterpret_steal<py::object>(
-      checked(PyObject_GetAttr(tensor, torch().shape)));
-  const int equal = PyObject_RichCompareBool(shape.ptr(), expected.ptr(), Py_EQ);
-  if (equal < 0) throw py::error_already_set();
-  return equal == 1;
-}
+bool says(PyObject* answer, PyObject* expected) { return owned(answer).ptr() == expected; }
 
-bool says(PyObject* answer, PyObject* expected) {
-  const py::object owned = py::reinterpret_steal<py::object>(checked(answer));
-  return owned.ptr() == expected;
-}
-
-// Whether address, dtype, sizes and strides tell all about a tensor.
-bool plain(PyObject* tensor, py::handle dtype) {
-  Torch& t = torch();
-  PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(tensor));
-  return (type == t.tensor || type == t.parameter) &&
-         says(PyObject_GetAttr(tensor, t.dtype), dtype.ptr()) &&
-         says(PyObject_GetAttr(tensor, t.is_cpu), Py_True) &&
-         says(PyObject_GetAttr(tensor, t.layout), t.strided) &&
-         says(PyObject_CallMethodNoArgs(tensor, t.is_neg), Py_False) &&
-         says(PyObject_CallOneArg(t.is_legacy_batched, tensor), Py_False);
-}
-
-bool contiguous(PyObject* tensor) {
-  return says(PyObject_CallMethodNoArgs(tensor, torch().is_contiguous), Py_True);
-}
-
-// The numbers of a tuple of at most four; how many there are, or -1.
-int read_numbers(PyObject* owned, int64_t* to) {
-  const py::object tuple = py::reinterpret_steal<py::object>(checked(owned));
-  if (!PyTuple_Check(tuple.ptr()) || PyTuple_GET_SIZE(tuple.ptr()) > 4) return -1;
-  const int count = int(PyTuple_GET_SIZE(tuple.ptr()));
-  for (int i = 0; i < count; ++i) {
-    to[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple.ptr(), i));
-    if (to[i] == -1 && PyErr_Occurred()) throw py::error_already_set();
+// By the exchange table: what has no memory of its own is refused by it.
+bool view(PyObject* object, Plain& found) {
+  dlpack::Tensor t;
+  if (torch().api->view(object, &t) != 0) {
+    PyErr_Clear();
+    return false;
   }
-  return count;
+  if (t.device != dlpack::kCpu || t.lanes != 1 || t.rank > Plain::kMostDims)
+    return false;
+  found.dtype = t.code == dlpack::kBfloat && t.bits == 16  ? int(DType::kBFloat16)
+                : t.code != dlpack::kFloat                 ? -1
+                : t.bits == 32                             ? int(DType::kFloat32)
+                : t.bits == 64                             ? int(DType::kFloat64)
+                : t.bits == 16                             ? int(DType::kFloat16)
+                                                           : -1;
+  if (found.dtype < 0) return false;
+  found.rank = t.rank;
+  int64_t dense = 1;
+  for (int i = t.rank - 1; i >= 0; --i) {
+    found.shape[i] = t.shape[i];
+    if (t.shape[i] == 0) return false;
+    found.stride[i] = t.strides ? t.strides[i] : dense;
+    dense *= t.shape[i];
+  }
+  found.data = static_cast<char*>(t.data);
+  if (found.data) found.data += t.byte_offset;
+  return true;
+}
+
+// By the attributes, for a torch without the table.
+bool ask(PyObject* object, Plain& found) {
+  const Torch& t = torch();
+  const py::object dtype = owned(PyObject_GetAttr(object, t.dtype));
+  found.dtype = -1;
+  for (int i = 0; i < kNumDTypes; ++i)
+    if (dtype.ptr() == t.dtypes[i]) found.dtype = i;
+  if (found.dtype < 0 || !says(PyObject_GetAttr(object, t.is_cpu), Py_True) ||
+      !says(PyObject_GetAttr(object, t.layout), t.strided) ||
+      !says(PyObject_CallOneArg(t.is_legacy_batched, object), Py_False))
+    return false;
+  const py::tuple shape = owned(PyObject_GetAttr(object, t.shape));
+  const py::tuple stride = owned(PyObject_CallMethodNoArgs(object, t.stride));
+  found.rank = int(shape.size());
+  if (found.rank > Plain::kMostDims) return false;
+  for (int i = 0; i < found.rank; ++i) {
+    found.shape[i] = shape[size_t(i)].cast<int64_t>();
+    found.stride[i] = stride[size_t(i)].cast<int64_t>();
+    if (found.shape[i] == 0) return false;
+  }
+  const py::object address = owned(PyObject_CallMethodNoArgs(object, t.data_ptr));
+  found.data = reinterpret_cast<char*>(address.cast<uintptr_t>());
+  return true;
 }
 
 }  // namespace
 
-py::object addresses(py::handle dtype, const py::list& tensors, const py::list& shapes) {
-  const size_t count = tensors.size();
-  if (shapes.size() != count) return py::none();
-  py::list found(count);
-  for (size_t i = 0; i < count; ++i) {
-    PyObject* const tensor = PyList_GET_ITEM(tensors.ptr(), Py_ssize_t(i));
-    if (!plain(tensor, dtype) || !has_shape(tensor, PyList_GET_ITEM(shapes.ptr(), Py_ssize_t(i))) ||
-        !contiguous(tensor))
-      return py::none();
-    const py::object address = py::reinterpret_steal<py::object>(
-        checked(PyObject_CallMethodNoArgs(tensor, torch().data_ptr)));
-    // Some tensors have numbers but no memory: zeros never written, a storage that was freed.
-    if (PyObject_Not(address.ptr())) return py::none();
-    found[i] = address;
-  }
-  return std::move(found);
+bool Plain::read(PyObject* object) {
+  const Torch& t = torch();
+  PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(object));
+  if (type != t.tensor && type != t.parameter) return false;
+  if (!(t.api ? view(object, *this) : ask(object, *this))) return false;
+  // Some tensors have numbers but no memory: zeros never written, a storage that was freed.
+  if (data == nullptr) return false;
+  return says(PyObject_CallMethodNoArgs(object, t.is_neg), Py_False);
 }
 
-bool read_strided(PyObject* tensor, py::handle dtype, Strided& found) {
-  if (!plain(tensor, dtype)) return false;
-  found.dims = read_numbers(PyObject_GetAttr(tensor, torch().shape), found.size);
-  if (found.dims < 1 ||
-      read_numbers(PyObject_CallMethodNoArgs(tensor, torch().stride), found.stride) != found.dims)
-    return false;
-  for (int i = 0; i < found.dims; ++i)
-    if (found.size[i] == 0) return false;
-  if (found.stride[found.dims - 1] != 1) return false;
-  const py::object address = py::reinterpret_steal<py::object>(
-      checked(PyObject_CallMethodNoArgs(tensor, torch().data_ptr)));
-  found.data = PyLong_AsVoidPtr(address.ptr());
-  if (PyErr_Occurred()) throw py::error_already_set();
-  return found.data != nullptr;  // null: numbers without memory
+bool Plain::read(PyObject* object, int of_dtype, std::initializer_list<int64_t> of_shape) {
+  if (!read(object) || dtype != of_dtype || rank != int(of_shape.size())) return false;
+  for (int i = 0; i < rank; ++i)
+    if (shape[i] != of_shape.begin()[i]) return false;
+  return contiguous();
+}
+
+bool Plain::contiguous() const {
+  int64_t dense = 1;
+  for (int i = rank - 1; i >= 0; --i) {
+    if (shape[i] != 1 && stride[i] != dense) return false;
+    dense *= shape[i];
+  }
+  return true;
+}
+
+py::object new_empty(PyObject* input, std::initializer_list<int64_t> shape) {
+  py::tuple sizes(shape.size());
+  for (size_t i = 0; i < shape.size(); ++i) sizes[i] = py::int_(shape.begin()[i]);
+  return owned(PyObject_CallMethodOneArg(input, torch().new_empty, sizes.ptr()));
 }
 
 }  // namespace fastrnn

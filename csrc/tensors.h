@@ -1,24 +1,34 @@
-// Reads tensors of torch by their Python attributes: the extension is built without torch.
+// Reads tensors of torch from their Python objects: the extension is built without torch.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+#include <initializer_list>
+
 namespace fastrnn {
 
-// The addresses of tensors, if their address, dtype and shape tell all about each: plain
-// contiguous ones on the CPU. Else None. Reading the attributes here takes half as long as
-// in Python, and a single step has ten tensors.
-pybind11::object addresses(pybind11::handle dtype, const pybind11::list& tensors,
-                           const pybind11::list& shapes);
+// A tensor of which address, dtype, shape and strides tell all: a plain one on the CPU, with
+// numbers in it.
+struct Plain {
+  static constexpr int kMostDims = 4;
 
-// A plain tensor on the CPU, of up to four dimensions, whose last is contiguous.
-struct Strided {
-  void* data = nullptr;
-  int dims = 0;
-  int64_t size[4], stride[4];
+  char* data = nullptr;
+  int dtype = -1;  // as in DType
+  int rank = 0;
+  int64_t shape[kMostDims] = {}, stride[kMostDims] = {};
+
+  // Whether `object` is one, of at most so many dimensions.
+  bool read(PyObject* object);
+  // The same, contiguous and of this dtype and shape.
+  bool read(PyObject* object, int of_dtype, std::initializer_list<int64_t> of_shape);
+
+  // The stride of a dimension of size 1 counts for nothing.
+  bool contiguous() const;
+  bool last_contiguous() const { return rank > 0 && (stride[rank - 1] == 1 || shape[rank - 1] == 1); }
 };
 
-// Reads a tensor of that dtype; false if it is not as plain as that, or empty.
-bool read_strided(PyObject* tensor, pybind11::handle dtype, Strided& found);
+// input.new_empty(shape)
+pybind11::object new_empty(PyObject* input, std::initializer_list<int64_t> shape);
 
 }  // namespace fastrnn

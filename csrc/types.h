@@ -120,6 +120,29 @@ struct OuterArgs {
   int64_t S = 0, M = 0, K = 0;
 };
 
+// A recurrence's weights as torch has them, contiguous: [G*H, I], [G*H, K], [G*H], [G*H], [P, H].
+struct LayerWeights {
+  const void* ih = nullptr;
+  const void* hh = nullptr;
+  const void* bias_ih = nullptr;  // or nullptr, as the rest
+  const void* bias_hh = nullptr;
+  const void* hr = nullptr;
+};
+
+// A layer forwards, nothing saved: of `scan` all but the weights and the gates' input side.
+struct LayerArgs {
+  ScanArgs scan;
+  int64_t I = 0;
+  const void* x = nullptr;  // [S, I], contiguous
+  const LayerWeights* weights = nullptr;  // [N]
+  char* packed = nullptr;   // 64-byte aligned memory for them
+};
+
+// What it needs: for the packed weights, for each thread's chunk, and for the scan.
+struct LayerBytes {
+  size_t packed, chunk, scratch;
+};
+
 // What one thread does: recurrences, batch rows and blocks of units.
 struct Slice {
   int64_t n0, n1, b0, b1, u0, u1;
@@ -134,6 +157,10 @@ struct Kernel {
   void (*backward)(const ScanArgs&, const Slice&);
   // Blocks of units [u0, u1) of a single step; nullptr for cells beyond the defaults.
   void (*step)(const StepArgs&, int64_t u0, int64_t u1);
+  // A part of a layer, whose weights were packed: all blocks of units [u0, u1) that it is about.
+  void (*layer)(const LayerArgs&, const Slice&, char* chunk);
+  void (*layer_pack)(const LayerArgs&, int64_t n, int64_t u0, int64_t u1);
+  LayerBytes (*layer_bytes)(const LayerArgs&);
   size_t (*forward_scratch)(const ScanArgs&);
   size_t (*backward_scratch)(const ScanArgs&);
   int gates, states, saved, params, second;

@@ -42,6 +42,5 @@ def attention(
         width = query.shape[-1] if query.dim() else 0
         scale = width**-0.5 if score == "scaled_dot" and width else 1.0
     return cpp._C.attention_infer(
-        query, key, value, dtype, cpp._DTYPES[dtype], torch.get_num_threads(), is_causal,
-        float(scale), bool(enable_gqa),
+        query, key, value, torch.get_num_threads(), is_causal, float(scale), bool(enable_gqa)
     )  # fmt: skip

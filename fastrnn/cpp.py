@@ -292,33 +292,24 @@ def _params(of_cell: Tensor | None) -> list[int]:
     return [] if of_cell is None else [_address(each) for each in of_cell]
 
 
-def addresses(
-    dtype: torch.dtype, tensors: list[Tensor], shapes: list[Sequence[int]]
-) -> list[int] | None:
-    """Those of plain contiguous tensors on the CPU of that dtype and these shapes, else None."""
-    return _C.addresses(dtype, tensors, shapes)
-
-
-def layer(
+def layers(
     spec: CellSpec,
     input: Tensor,
-    sizes: tuple[int, int, int, int, int, int],
+    hx: tuple[Tensor, ...],
+    weights: list[Tensor],
+    hidden_size: int,
+    proj_size: int,
     bias: bool,
-    weights: list[int],
-    initial: list[int],
-    out: Tensor,
-    finals: list[int],
-) -> None:
-    """A layer forwards in one call: input product and scan of both directions, nothing saved.
-
-    Sizes are T, B, N, I, H and K; weights, initial states (none: zeros) and final states are
-    addresses of contiguous tensors of the input's dtype, in torch's order.
-    """
-    _fresh((out,))
-    _C.layer(
-        spec.name, _DTYPES[input.dtype], torch.get_num_threads(), sizes, bias, input.data_ptr(),
-        weights, initial, out.data_ptr(), finals,
+    num_layers: int,
+    directions: int,
+    step: bool,
+) -> tuple[Tensor, ...] | None:
+    """A stack of layers, or a cell's step, in one call: see `fastrnn.inference`."""
+    found: tuple[Tensor, ...] | None = _C.layers(
+        spec.name, torch.get_num_threads(), input, hx, weights, hidden_size, proj_size, bias,
+        num_layers, directions, step,
     )  # fmt: skip
+    return found
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -173,8 +173,8 @@ def test_not_compiled_for_each_length(form, options, needed):
 def runs(monkeypatch):
     """The kernels as they run: scan with what it is told about saving, scan_backward."""
     found = []
-    scan, scan_backward, layer = cpp.scan, cpp.scan_backward, cpp.layer
-    monkeypatch.setattr(cpp, "layer", lambda *a: found.append(False) or layer(*a))
+    scan, scan_backward, layers = cpp.scan, cpp.scan_backward, cpp.layers
+    monkeypatch.setattr(cpp, "layers", lambda *a: found.append(False) or layers(*a))
     monkeypatch.setattr(cpp, "scan", lambda *a: found.append(a[-1]) or scan(*a))
     monkeypatch.setattr(
         cpp, "scan_backward", lambda *a: found.append("backward") or scan_backward(*a)

@@ -109,36 +109,36 @@ void backward(const std::string& score, int dtype, int threads, const Common& co
 }
 
 // [B, H, T, X] of a tensor of three or four dimensions, the first of three being B.
-Heads heads(const Strided& t) {
-  const bool four = t.dims == 4;
-  return {t.data, t.stride[0], four ? t.stride[1] : 0, t.stride[t.dims - 2]};
+Heads heads(const Plain& t) {
+  const bool four = t.rank == 4;
+  return {t.data, t.stride[0], four ? t.stride[1] : 0, t.stride[t.rank - 2]};
 }
 
 // Dot attention without gradients and options, in one call: the output, or None where the
 // tensors are not as plain as that or do not go together, which the general way has words for.
-py::object infer(py::handle query, py::handle key, py::handle value, py::handle dtype_of_torch,
-                 int dtype, int threads, bool causal, double scale, bool grouped) {
-  Strided q, k, v;
-  if (!read_strided(query.ptr(), dtype_of_torch, q) || !read_strided(key.ptr(), dtype_of_torch, k) ||
-      !read_strided(value.ptr(), dtype_of_torch, v))
-    return py::none();
-  const int dims = q.dims, t = dims - 2, x = dims - 1;
-  if (dims < (grouped ? 4 : 3) || k.dims != dims || v.dims != dims) return py::none();
-  const int64_t H = dims == 4 ? q.size[1] : 1, Hk = dims == 4 ? k.size[1] : 1;
-  if (q.size[0] != k.size[0] || k.size[0] != v.size[0] || k.size[x] != q.size[x] ||
-      k.size[t] != v.size[t] || (dims == 4 && k.size[1] != v.size[1]) ||
+py::object infer(py::handle query, py::handle key, py::handle value, int threads, bool causal,
+                 double scale, bool grouped) {
+  Plain q, k, v;
+  for (const auto& [object, into] : {std::pair(query, &q), std::pair(key, &k), std::pair(value, &v)})
+    if (!into->read(object.ptr()) || !into->last_contiguous() || into->dtype != q.dtype)
+      return py::none();
+  const int dims = q.rank, t = dims - 2, x = dims - 1;
+  if (dims < (grouped ? 4 : 3) || k.rank != dims || v.rank != dims) return py::none();
+  const int64_t H = dims == 4 ? q.shape[1] : 1, Hk = dims == 4 ? k.shape[1] : 1;
+  if (q.shape[0] != k.shape[0] || k.shape[0] != v.shape[0] || k.shape[x] != q.shape[x] ||
+      k.shape[t] != v.shape[t] || (dims == 4 && k.shape[1] != v.shape[1]) ||
       (grouped ? H % Hk != 0 : H != Hk))
     return py::none();
   AttentionArgs a;
-  a.B = q.size[0], a.H = H, a.Hk = Hk, a.Tq = q.size[t], a.Tk = k.size[t];
-  a.E = q.size[x], a.Ev = v.size[x];
+  a.B = q.shape[0], a.H = H, a.Hk = Hk, a.Tq = q.shape[t], a.Tk = k.shape[t];
+  a.E = q.shape[x], a.Ev = v.shape[x];
   a.query = heads(q), a.key = heads(k), a.value = heads(v);
   a.scale = scale, a.keep_scale = 1;
   py::tuple shape(dims);
-  for (int i = 0; i < dims; ++i) shape[i] = i == x ? v.size[x] : q.size[i];
+  for (int i = 0; i < dims; ++i) shape[i] = i == x ? v.shape[x] : q.shape[i];
   py::object out = query.attr("new_empty")(shape);
-  Strided o;
-  if (!read_strided(out.ptr(), dtype_of_torch, o)) return py::none();
+  Plain o;
+  if (!o.read(out.ptr())) return py::none();
   a.out = heads(o);
   {
     py::gil_scoped_release release;
@@ -152,7 +152,7 @@ py::object infer(py::handle query, py::handle key, py::handle value, py::handle 
       for (size_t i = 0; i < queries; ++i) last[i] = int32_t(std::min<int64_t>(int64_t(i) + 1, a.Tk));
       a.first = {first.data(), 0, 0, 1}, a.last = {last.data(), 0, 0, 1};
     }
-    run_tasks(a, table().attention->kernels[k_score_dot][dtype].forward, operations(a, 2), threads);
+    run_tasks(a, table().attention->kernels[k_score_dot][q.dtype].forward, operations(a, 2), threads);
   }
   return out;
 }

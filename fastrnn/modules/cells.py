@@ -59,21 +59,18 @@ class _RecurrentCell(nn.RNNCellBase):
     def _forward_unwatched(self, input: Any, hx: Any) -> State | None:
         """The short way for what is simple, else None."""
         spec = CELLS.get(self._cell())
-        if spec is None or type(input) is not Tensor or input.dim() != 2:
-            return None
-        pair = len(spec.states) > 1
-        states = () if hx is None else hx if pair else (hx,)
-        if hx is not None and not (
-            isinstance(states, (tuple, list)) and len(states) == len(spec.states)
-        ):
+        if spec is None or type(input) is not Tensor:
             return None
         weights = [weight for weight in read_weights(self, _WEIGHTS) if weight is not None]
         if len(weights) == 3:  # one bias without the other
             return None
-        found = inference.cell(spec, input, states, weights, self.hidden_size, self.backend)
+        found = inference.layers(
+            spec, input, hx, weights, self.hidden_size, 0, len(weights) == 4, 1, 1, self.backend,
+            step=True,
+        )  # fmt: skip
         if found is None:
             return None
-        return (found[0], found[1]) if pair else found[0]
+        return (found[0], found[1]) if len(found) > 1 else found[0]
 
     def _cell(self) -> str:
         """The name of the cell."""

@@ -211,25 +211,20 @@ class Recurrent(nn.RNNBase):
 
     def _forward_unwatched(self, input: Any, hx: Any) -> tuple[Tensor, State] | None:
         """The short way for what is simple, else None."""
-        if type(input) is not Tensor or input.dim() != 3 or input.size(2) != self.input_size:
+        if type(input) is not Tensor or input.dim() != 3 or not self.plain:
+            return None
+        if input.size(2) != self.input_size:
             return None
         if self.training and self.dropout and self.num_layers > 1:
             return None
-        if not self.plain or self.settings is not OFF:
+        if self.settings is not OFF or (hx is None and self.learn_initial_state):
             return None
-        if hx is None and self.learn_initial_state:
-            return None
-        spec = self._spec()
-        pair = len(spec.states) > 1
-        states = () if hx is None else hx if pair else (hx,)
-        if hx is not None and not (
-            isinstance(states, (tuple, list)) and len(states) == len(spec.states)
-        ):
-            return None
+        if self.batch_first:
+            input = input.transpose(0, 1).contiguous()
         found = inference.layers(
-            spec,
-            input.transpose(0, 1).contiguous() if self.batch_first else input,
-            states,
+            self._spec(),
+            input,
+            hx,
             read_weights(self, self._flat_weights_names),
             self.hidden_size,
             self.proj_size,
@@ -240,9 +235,9 @@ class Recurrent(nn.RNNBase):
         )
         if found is None:
             return None
-        output, finals = found
+        output, *finals = found
         return output.transpose(0, 1) if self.batch_first else output, (
-            tuple(finals) if pair else finals[0]
+            finals[0] if len(finals) == 1 else tuple(finals)  # type: ignore[return-value]
         )
 
     @property

@@ -1,0 +1,188 @@
+#include "inference.h"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "aligned.h"
+#include "dispatch.h"
+#include "huge_pages.h"
+#include "parallel.h"
+#include "tensors.h"
+#include "types.h"
+
+namespace py = pybind11;
+
+namespace fastrnn {
+
+namespace {
+
+constexpr int64_t kLarge = int64_t(4) << 20;  // bytes
+
+struct Sizes {
+  int64_t T, B, I, H, K;
+  int64_t N;  // directions
+  bool projected;
+};
+
+// One layer: tensors contiguous, weights a direction after the other, no initial state (an
+// empty one) for zeros.
+void run_one(const Kernel& kernel, const Packing& packing, int64_t size, int threads,
+             const Sizes& z, const char* x, const LayerWeights* weights, char* const* initial,
+             char* out, char* const* finals) {
+  // A state not given is zero, the same row for all.
+  std::unique_ptr<Aligned> zeros;
+  if (initial[0] == nullptr) {
+    zeros = std::make_unique<Aligned>(size_t(std::max(z.H, z.K) * size));
+    std::memset(zeros->data, 0, size_t(std::max(z.H, z.K) * size));
+  }
+  States states[kMaxStates], ends[kMaxStates];
+  for (int i = 0; i < kernel.states; ++i) {
+    const int64_t w = i == 0 ? z.K : z.H;
+    ends[i] = {finals[i], w, z.B * w};
+    states[i] = zeros ? States{zeros->data, 0, 0} : States{initial[i], w, z.B * w};
+  }
+
+  if (z.T == 1 && !z.projected) {
+    for (int64_t n = 0; n < z.N; ++n) {
+      StepArgs a;
+      a.B = z.B, a.I = z.I, a.H = z.H;
+      a.x = x;
+      a.weight_ih = weights[n].ih, a.weight_hh = weights[n].hh;
+      a.bias_ih = weights[n].bias_ih, a.bias_hh = weights[n].bias_hh;
+      a.out = out + n * z.H * size, a.out_row = z.N * z.H;
+      for (int i = 0; i < kernel.states; ++i) {
+        a.states[i] = {static_cast<char*>(states[i].data) + n * states[i].n * size, states[i].b, 0};
+        a.finals[i] = {static_cast<char*>(ends[i].data) + n * ends[i].n * size, ends[i].b, 0};
+      }
+      run_step(a, kernel, packing.width, threads);
+    }
+    return;
+  }
+
+  std::vector<int64_t> starts(size_t(z.T + 1)), active(size_t(z.T), z.B);
+  for (int64_t t = 0; t <= z.T; ++t) starts[size_t(t)] = t * z.B;
+  const uint8_t reverse[2] = {0, 1};
+  LayerArgs args;
+  args.I = z.I, args.x = x, args.weights = weights;
+  ScanArgs& a = args.scan;
+  a.T = z.T, a.B = z.B, a.N = z.N, a.H = z.H, a.K = z.K;
+  a.projected = z.projected;
+  a.starts = starts.data(), a.active = active.data(), a.reverse = reverse;
+  a.out = {out, z.N * z.K, z.K};
+  for (int i = 0; i < kernel.states; ++i) a.states[i] = states[i], a.finals[i] = ends[i];
+  run_layer(args, kernel, packing.width, threads);
+}
+
+// The weights of one recurrence, taken from the front of `left`; false if one is not simple.
+bool read_weights(PyObject** left, int dtype, int64_t width, int64_t features, int64_t K,
+                  int64_t H, bool bias, bool projected, LayerWeights& into) {
+  Plain t;
+  if (!t.read(*left++, dtype, {width, features})) return false;
+  into.ih = t.data;
+  if (!t.read(*left++, dtype, {width, K})) return false;
+  into.hh = t.data;
+  if (bias) {
+    if (!t.read(*left++, dtype, {width})) return false;
+    into.bias_ih = t.data;
+    if (!t.read(*left++, dtype, {width})) return false;
+    into.bias_hh = t.data;
+  }
+  if (projected) {
+    if (!t.read(*left++, dtype, {K, H})) return false;
+    into.hr = t.data;
+  }
+  return true;
+}
+
+// A stack of layers, input [T, B, I] and states [layers*N, B, K or H], or one step of a cell,
+// input [B, I] and states [B, H]. Returns (output, *final states), for a cell (*states), or
+// None if a tensor is not simple or does not fit.
+py::object layers(const std::string& cell, int threads, py::handle input, const py::tuple& hx,
+                  const py::list& weights, int64_t hidden, int64_t proj, bool bias,
+                  int64_t num_layers, int64_t directions, bool step) {
+  Plain x;
+  if (!x.read(input.ptr()) || !x.contiguous() || x.rank != (step ? 2 : 3)) return py::none();
+  Sizes z;
+  z.T = step ? 1 : x.shape[0], z.B = x.shape[x.rank - 2], z.I = x.shape[x.rank - 1];
+  z.H = hidden, z.K = proj ? proj : hidden, z.N = directions, z.projected = proj > 0;
+  const int id = cell_id(cell);
+  const Kernel& kernel = table().kernels[id][x.dtype];
+  if (kernel.layer == nullptr) return py::none();
+  const Packing& packing = table().packing[x.dtype];
+  constexpr int64_t kSizes[kNumDTypes] = {4, 8, 2, 2};
+  const int64_t size = kSizes[x.dtype], count = num_layers * directions;
+  const int64_t width = kernel.gates * hidden;
+
+  char* initial[kMaxStates] = {};
+  if (!hx.empty() && int(hx.size()) != kernel.states) return py::none();
+  for (size_t i = 0; i < hx.size(); ++i) {
+    Plain t;
+    const int64_t w = i == 0 ? z.K : z.H;
+    PyObject* const given = PyTuple_GET_ITEM(hx.ptr(), Py_ssize_t(i));
+    if (!(step ? t.read(given, x.dtype, {z.B, w}) : t.read(given, x.dtype, {count, z.B, w})))
+      return py::none();
+    initial[i] = t.data;
+  }
+  const int64_t each = 2 + 2 * bias + z.projected;
+  if (int64_t(weights.size()) != count * each) return py::none();
+  std::vector<LayerWeights> found(static_cast<size_t>(count));
+  PyObject** const items = PySequence_Fast_ITEMS(weights.ptr());
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t features = i < directions ? z.I : directions * z.K;
+    if (!read_weights(items + i * each, x.dtype, width, features, z.K, z.H, bias, z.projected,
+                      found[size_t(i)]))
+      return py::none();
+  }
+
+  py::tuple results(size_t(kernel.states + !step));
+  char* finals[kMaxStates];
+  Plain fresh;
+  for (int i = 0; i < kernel.states; ++i) {
+    const int64_t w = i == 0 ? z.K : z.H;
+    py::object state = step ? new_empty(input.ptr(), {z.B, w})
+                            : new_empty(input.ptr(), {count, z.B, w});
+    if (!fresh.read(state.ptr())) return py::none();
+    finals[i] = fresh.data;
+    results[size_t(i + !step)] = std::move(state);
+  }
+  const char* from = x.data;
+  py::object out, before;
+  for (int64_t l = 0; l < num_layers; ++l) {
+    char* to = finals[0];
+    if (!step) {
+      before = std::move(out);  // alive while it is read
+      out = new_empty(input.ptr(), {z.T, z.B, directions * z.K});
+      if (!fresh.read(out.ptr())) return py::none();
+      to = fresh.data;
+    }
+    {
+      const py::gil_scoped_release release;
+      const int64_t bytes = z.T * z.B * directions * z.K * size;
+      if (bytes >= kLarge) ask_for_huge_pages(int64_t(reinterpret_cast<uintptr_t>(to)), bytes);
+      run_one(kernel, packing, size, threads, z, from, found.data() + l * directions, initial, to,
+              finals);
+    }
+    for (int i = 0; i < kernel.states; ++i) {
+      const int64_t bytes = directions * z.B * (i == 0 ? z.K : z.H) * size;
+      finals[i] += bytes;
+      if (initial[i]) initial[i] += bytes;
+    }
+    from = to, z.I = directions * z.K;
+  }
+  if (!step) results[0] = std::move(out);
+  return std::move(results);
+}
+
+}  // namespace
+
+void bind_inference(py::module_& m) {
+  m.def("layers", &layers, "A stack of layers, or a cell's step; None if it is not that simple.");
+}
+
+}  // namespace fastrnn
