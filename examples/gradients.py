@@ -140,14 +140,15 @@ def run(options: Options) -> Result:
     header = ["", "recalled", "gradient at lag 100, before", "after training"]
     result.details.append(table(header, rows))
 
+    colors = dict(zip(cases, ("C0", "C1", "C2", "C3", "C4", "C5"), strict=True))
     with picture(options, 1, 3, (13, 3.8)) as axes:
         for axis, found, title in zip(axes[0], (before, after), ("before", "after"), strict=False):
             for name, norm in found.items():
                 if "truncated" not in name:
-                    axis.semilogy(norm.clamp(min=1e-12), label=name)
+                    axis.semilogy(norm.clamp(min=1e-12), color=colors[name], label=name)
             axis.set(xlabel="lag", title=f"Gradient norm {title} training", ylim=(1e-12, None))
         for name, losses in result.losses.items():
-            axes[0, 2].plot(losses, label=name, linewidth=0.8)
+            axes[0, 2].plot(losses, color=colors[name], label=name, linewidth=0.8)
         axes[0, 2].axhline(math.log(SYMBOLS), color="gray", linestyle=":")
         axes[0, 2].set(xlabel="step", title="Training loss; dotted: a guess")
         axes[0, 2].legend(fontsize=7)

@@ -280,7 +280,7 @@ def record(name: str, options: Options, result: Result, seconds: float) -> dict[
         "machine": cpu_name() if options.device == "cpu" else torch.cuda.get_device_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "seconds": round(seconds, 1),
+        "core_seconds": round(seconds, 1),
         "options": {key: str(value) for key, value in vars(options).items() if key != "picture"},
         "metrics": [vars(metric) for metric in result.metrics],
         "comparisons": {name: vars(found) for name, found in result.comparisons.items()},

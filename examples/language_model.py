@@ -32,8 +32,8 @@ LENGTH, BATCH, PROMPT = 128, 8, "The "
 ALPHAS, DISCOUNTS, ORDERS = (0.003, 0.01, 0.03), (0.3, 0.5, 0.75), (3, 4, 5, 6, 7)
 RECURRENT = ("RNN", "LSTM", "GRU", "GRU, deep", "GRU, dropout")
 REMARK = (
-    "the manual is short (340,000 characters) and full of set phrases, which back-off to six "
-    "characters knows by heart after one pass; the budget pays for about three passes of a network"
+    "the manual is short (340,000 characters) and full of set phrases, which back-off knows by "
+    "heart after one pass; a network needs many more passes than the budget pays for"
 )
 
 

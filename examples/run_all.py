@@ -29,8 +29,8 @@ def metrics(record: dict[str, Any]) -> list[Metric]:
     return [Metric(**metric) for metric in record["metrics"]]
 
 
-def page(records: Sequence[dict[str, Any]]) -> str:
-    """RESULTS.md: one table of all figures, then what each program found."""
+def page(records: Sequence[dict[str, Any]], missing: Sequence[str] = ()) -> str:
+    """RESULTS.md: one table of all figures, what is missing, then what each program found."""
     lines = [
         "# What the programs reached",
         "",
@@ -45,11 +45,14 @@ def page(records: Sequence[dict[str, Any]]) -> str:
     for found in records:
         machine = f"{found['machine']}, {found['threads']} thread{'s' * (found['threads'] > 1)}"
         ratios = ", ".join(f"{n} {c['ratio']:.2f}" for n, c in found["comparisons"].items())
-        once = [ratios, f"{found['seconds']:.0f}", found["date"], machine]
+        seconds = found.get("core_seconds")  # not in records that predate it
+        once = [ratios, "" if seconds is None else f"{seconds:.0f}", found["date"], machine]
         name = f"[{found['program']}](#{found['program']})"
         for metric in metrics(found):
             lines.append(f"| {' | '.join([name, metric.name, *metric.words(), *once])} |")
             name, once = "", [""] * 4
+    if missing:
+        lines += ["", f"No record yet of: {', '.join(missing)}."]
     for found in records:
         lines += ["", f"## {found['program']}", ""]
         options = " ".join(f"--{key} {value}" for key, value in found["options"].items())
@@ -71,8 +74,8 @@ def gather() -> None:
     """Write RESULTS.md from the records that are there."""
     paths = [RECORDS / f"{name}.json" for name in PROGRAMS]
     records = [json.loads(path.read_text()) for path in paths if path.exists()]
-    (HERE / "RESULTS.md").write_text(page(records))
     missing = [path.stem for path in paths if not path.exists()]
+    (HERE / "RESULTS.md").write_text(page(records, missing))
     if missing:
         print(f"no record yet of: {', '.join(missing)}", file=sys.stderr)
 

@@ -2,7 +2,8 @@
 
 Trains a character model for a while, saves it, loads it into fastrnn's layer and into torch's, and
 steps both through held-out text as it would arrive, in turn. The latency is that of a whole
-character: embedding, layer and output:
+character: embedding, layer and output. The text is read five times, and of a character's five times
+the least counts, so that what else goes on in the machine is left out:
 
     python examples/streaming.py [--steps 100 --hidden 256 --layers torch]
 """
@@ -23,7 +24,7 @@ from data import Alphabet, manual
 from fastrnn.models.language_model import EMBEDDING, LanguageModel
 from harness import Comparison, Metric, Options, Result, build, fit, main, on_torch, picture, table
 
-LENGTH, BATCH, CHARACTERS = 64, 16, 3000
+LENGTH, BATCH, CHARACTERS, PASSES = 64, 16, 1500, 5
 PERCENTILES = (50, 90, 99)
 
 
@@ -80,12 +81,14 @@ def run(options: Options) -> Result:
         models = load(path, options.device), on_torch(load(path, options.device))
 
     text = alphabet.encode(held_out[:CHARACTERS]).to(options.device)
-    seconds = torch.empty(2, len(text))
+    seconds = torch.full((2, len(text)), torch.inf)
     furthest = 0.0
-    pairs = zip(*(stream(model, text) for model in models), strict=True)
-    for i, ((ours, mine), (theirs, other)) in enumerate(pairs):
-        seconds[:, i] = torch.tensor([mine, other])
-        furthest = max(furthest, ((ours - theirs).abs() / theirs.abs().clamp(min=1)).max().item())
+    for _ in range(PASSES):
+        pairs = zip(*(stream(model, text) for model in models), strict=True)
+        for i, ((ours, mine), (theirs, other)) in enumerate(pairs):
+            seconds[:, i] = torch.minimum(seconds[:, i], torch.tensor([mine, other]))
+            difference = (ours - theirs).abs() / theirs.abs().clamp(min=1)
+            furthest = max(furthest, difference.max().item())
     warm = seconds[:, min(100, len(text) // 2) :]
     ranks = torch.tensor([p / 100 for p in PERCENTILES])
     ours, theirs = (torch.quantile(row, ranks) * 1e6 for row in warm)
