@@ -276,14 +276,14 @@ def test_tanh_in_float64():
 
 
 @triton.jit
-def _swapped(x, a, h_prev, s):
-    return lstm.forward((x[1], x[0], x[2], x[3]), a, h_prev, s)
+def _swapped(x, a, h_prev, s, params, CLIP: tl.constexpr):
+    return lstm.forward((x[1], x[0], x[2], x[3]), a, h_prev, s, params, CLIP)
 
 
 @triton.jit
-def _dropped(saved, h, h_prev, s_prev, dh, ds):
-    dx, da, ds_new, dh_prev = lstm.backward(saved, h, h_prev, s_prev, dh, ds)
-    return dx, da, (ds_new[0] * 1.001,), dh_prev
+def _dropped(saved, h, h_prev, s_prev, dh, ds, params, CLIP: tl.constexpr):
+    dx, da, ds_new, dh_prev, _ = lstm.backward(saved, h, h_prev, s_prev, dh, ds, params, CLIP)
+    return dx, da, (ds_new[0] * 1.001,), dh_prev, ()
 
 
 @pytest.mark.parametrize("faulty", [(_swapped, lstm.backward), (lstm.forward, _dropped)])
