@@ -104,7 +104,7 @@ def test_parts_of_a_masks_gradient(own, shared, expected):
         ("sm_90", "dot bfloat16 E128 ranges", "wgmma.mma_async"),
         ("sm_80", "dot bfloat16 E64 ranges local", "mma.sync"),
         ("sm_100", "dot bfloat16 E64 dropout", "tcgen05.mma"),
-        ("sm_90", "additive bfloat16", "wgmma.mma_async"),
+        ("sm_90", "additive bfloat16", "mma.sync"),
     ],
 )
 def test_chosen_kernels_fit(target, only, matrix):
