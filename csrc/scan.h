@@ -149,7 +149,7 @@ struct Loop {
   }
   // Zeros where a sequence has ended, [rows, N, width].
   template <class Number = S>
-  void clear_ends(const Rows& rows, const Steps& steps, int64_t n, int64_t width) const {
+  void clear_ends(const Rows& rows, int64_t n, int64_t width) const {
     if (!rows.data || !a.columns || slice.u0 != 0) return;
     for (int64_t t = 0; t < a.T; ++t)
       for (int64_t b = max_of(slice.b0, a.active[t]); b < slice.b1; ++b) {
@@ -227,11 +227,11 @@ struct Forward : Loop<Cell, S> {
     if (a.options) {
       after(n, s, steps, -1);
       this->join();
-      this->clear_ends(a.out, steps, n, a.K);
-      for (int x = 0; x < X; ++x) this->clear_ends(a.others[x], steps, n, a.H);
-      if (a.projected && a.save) this->clear_ends(a.hidden, steps, n, a.H);
+      this->clear_ends(a.out, n, a.K);
+      for (int x = 0; x < X; ++x) this->clear_ends(a.others[x], n, a.H);
+      if (a.projected && a.save) this->clear_ends(a.hidden, n, a.H);
       const int64_t kept = Cell::kSaved + (a.zoned ? X + !a.projected : 0);
-      if (a.save) this->template clear_ends<C>(a.reserve, steps, n, kept * a.H);
+      if (a.save) this->template clear_ends<C>(a.reserve, n, kept * a.H);
     }
     for (int64_t p = 0; p < a.T; ++p) {
       before(steps, p);
@@ -529,10 +529,10 @@ struct Backward : Loop<Cell, S> {
       }
     }
     this->join();
-    this->clear_ends(a.dgates_x, steps, n, G * a.H);
-    if constexpr (Cell::kApart) this->clear_ends(a.dgates_h, steps, n, G * a.H);
-    if (a.projected) this->clear_ends(a.dproj, steps, n, a.K);
-    if constexpr (Cell::kSecond > 0) this->clear_ends(a.hidden, steps, n, a.H);
+    this->clear_ends(a.dgates_x, n, G * a.H);
+    if constexpr (Cell::kApart) this->clear_ends(a.dgates_h, n, G * a.H);
+    if (a.projected) this->clear_ends(a.dproj, n, a.K);
+    if constexpr (Cell::kSecond > 0) this->clear_ends(a.hidden, n, a.H);
     // One step more than there are: the last leads to the initial states.
     for (int64_t p = a.T - 1; p >= -1; --p) {
       step(n, s, steps, p);
