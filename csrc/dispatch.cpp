@@ -25,13 +25,18 @@ ISA(avx2)
 #if defined(FASTRNN_HAS_AVX512)
 ISA(avx512)
 #endif
+#undef ISA
+#define ATTENTION(name)                    \
+  namespace name {                         \
+  extern const AttentionTable attention;   \
+  }
 #if defined(FASTRNN_HAS_AVX512BF16)
-ISA(avx512bf16)
+ATTENTION(avx512bf16)
 #endif
 #if defined(FASTRNN_HAS_AMX)
-ISA(amx)
+ATTENTION(amx)
 #endif
-#undef ISA
+#undef ATTENTION
 
 namespace {
 
@@ -70,6 +75,16 @@ bool has_avx512bf16() {
 
 #endif
 
+#if defined(FASTRNN_HAS_AVX512BF16) || defined(FASTRNN_HAS_AMX)
+// A set with attention kernels of its own; its recurrent kernels would be the same.
+Table with_attention(const char* name, const AttentionTable& attention) {
+  Table table = avx512::table;
+  table.name = name;
+  table.attention = &attention;
+  return table;
+}
+#endif
+
 std::vector<const Table*> find_tables() {
   std::vector<const Table*> found = {&baseline::table};
 #if defined(FASTRNN_HAS_AVX2)
@@ -79,10 +94,12 @@ std::vector<const Table*> find_tables() {
   if (has_avx512()) found.push_back(&avx512::table);
 #endif
 #if defined(FASTRNN_HAS_AVX512BF16)
-  if (has_avx512bf16()) found.push_back(&avx512bf16::table);
+  static const Table pairs = with_attention("avx512bf16", avx512bf16::attention);
+  if (has_avx512bf16()) found.push_back(&pairs);
 #endif
 #if defined(FASTRNN_HAS_AMX)
-  if (has_avx512bf16() && has_amx() && may_use_amx()) found.push_back(&amx::table);
+  static const Table tiles = with_attention("amx", amx::attention);
+  if (has_avx512bf16() && has_amx() && may_use_amx()) found.push_back(&tiles);
 #endif
   return found;
 }

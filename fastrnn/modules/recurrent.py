@@ -237,7 +237,7 @@ class Recurrent(nn.RNNBase):
             return None
         output, *finals = found
         return output.transpose(0, 1) if self.batch_first else output, (
-            finals[0] if len(finals) == 1 else tuple(finals)  # type: ignore[return-value]
+            finals[0] if len(finals) == 1 else tuple(finals)
         )
 
     @property
