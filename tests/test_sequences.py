@@ -13,7 +13,7 @@ from sequences import FEATURES, by_hand, draw_scan, results
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
-from fastrnn import _C, reference
+from fastrnn import reference
 from fastrnn.cells import CELLS
 from fastrnn.scan import scan as scan_with
 
