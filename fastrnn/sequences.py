@@ -167,7 +167,7 @@ class Call:
                         f"got {least if least < 0 else most}"
                     )
             else:  # their values are not to be waited for
-                lengths = lengths.clamp(0, steps)
+                lengths = lengths.to(torch.int64).clamp(0, steps)
             lengths = lengths.to(device, torch.int64, non_blocking=device.type == "cuda")
         if isinstance(to, str) and to not in (ZERO, INITIAL):
             raise ValueError(f"reset_to should be 'zero', 'initial' or states, got: {to!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .modules.recurrent import Recurrent
@@ -64,7 +65,7 @@ def _windows(
         window = input.narrow(time, start, min(chunk, input.shape[time] - start))
         call: dict[str, Tensor] = {}
         if lengths is not None:
-            call["lengths"] = (lengths - start).clamp(0, window.shape[time])
+            call["lengths"] = (lengths.to(torch.int64) - start).clamp(0, window.shape[time])
         if reset is not None:
             call["reset"] = reset.narrow(time, start, window.shape[time])
         output, hx = module(window, hx, **call)

@@ -39,6 +39,9 @@ _TYPES = {
 _MATRIX = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _REGISTERS, _THREADS = 65536, 2048  # of a multiprocessor, on every target
+# Bytes a thread that the assembler may park: it does so with up to four values that are not wanted
+# inside the loop, however many registers are free (seen at 80 of 255).
+_PARKED = 32
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def compiled(launch: Launch, device: Device) -> Report:
     for size in launch.grid:
         programs *= size
     faults = []
-    if stack:
+    if stack > _PARKED:
         faults.append(f"spills {stack} bytes a thread")
     if shared > device.shared:
         faults.append(f"wants {shared} bytes of shared memory, and there are {device.shared}")
