@@ -29,7 +29,9 @@ def scan_in_windows(
 ) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
     """As ``run(rows, states, options)``, in windows of ``every`` steps; nothing packed."""
     batch = states[0].shape[1]
-    steps = rows.shape[0] // batch if batch else 0
+    if not batch:  # no rows to tell the steps by, and nothing to keep
+        return run(rows, states, options)
+    steps = rows.shape[0] // batch
     initial = states
     found: list[Any] = []
     starts = range(0, steps, every)
