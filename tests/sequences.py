@@ -142,7 +142,7 @@ def results(run, scan):
     names += [f"all{i}" for i in range(len(others))]
     found = dict(zip(names, tensors, strict=True))
     for i, (leaf, grad) in enumerate(zip(scan.leaves, gradients, strict=True)):
-        found[f"grad{i} {list(leaf.shape)}"] = torch.zeros_like(leaf) if grad is None else grad
+        found[f"grad{i}"] = torch.zeros_like(leaf) if grad is None else grad
     return {name: tensor.detach() for name, tensor in found.items()}
 
 
