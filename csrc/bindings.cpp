@@ -157,9 +157,7 @@ struct Call {
   }
 
   void pack_biases(const std::vector<int64_t>& biases) {
-    for (const int64_t bias : biases)
-      bias_hh.push_back(
-          pack(address<const void>(bias), kernel.gates, args.H, 1, args.H, 1, 0));
+    for (const int64_t bias : biases) bias_hh.push_back(pack_bias(bias, kernel.gates));
     args.bias_hh = bias_hh.empty() ? nullptr : bias_hh.data();
   }
 
@@ -168,7 +166,7 @@ struct Call {
     if (given.size() != (kernel.params ? reverse.size() : 0))
       throw std::invalid_argument("expected a cell's parameters for each recurrence");
     for (const int64_t each : given)
-      params.push_back(pack(address<const void>(each), kernel.params, args.H, 1, args.H, 1, 0));
+      params.push_back(pack_bias(each, kernel.params));
     args.params = params.data();
   }
 
@@ -202,6 +200,11 @@ struct Call {
     for (size_t i = 0; i < given.size(); ++i) into[i] = rows(given[i]);
   }
 
+  const void* pack_bias(int64_t bias, int64_t G) {
+    memory.push_back(std::make_unique<Aligned>(packing.bytes(G, args.H, 1)));
+    packing.pack_biases(address<const void>(bias), G, args.H, args.H, memory.back()->data);
+    return memory.back()->data;
+  }
   const void* pack(const void* w, int64_t G, int64_t U, int64_t K, int64_t step_g, int64_t step_u,
                    int64_t step_k) {
     memory.push_back(std::make_unique<Aligned>(packing.bytes(G, U, K)));
@@ -282,7 +285,7 @@ void linear(int dtype, int threads, int64_t count, int64_t M, int64_t K, const T
   std::unique_ptr<Aligned> packed_bias;
   if (bias) {
     packed_bias = std::make_unique<Aligned>(packing.bytes(1, M, 1));
-    packing.pack(address<const void>(bias), 1, M, 1, 0, 1, 0, packed_bias->data);
+    packing.pack_biases(address<const void>(bias), 1, M, M, packed_bias->data);
     a.bias = packed_bias->data;
   }
   run_linear(a, packing, count, threads);

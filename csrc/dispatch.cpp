@@ -32,6 +32,9 @@ ISA(avx512)
   }
 #if defined(FASTRNN_HAS_AVX512BF16)
 ATTENTION(avx512bf16)
+namespace avx512bf16 {
+extern const PairsTable pairs;
+}
 #endif
 #if defined(FASTRNN_HAS_AMX)
 ATTENTION(amx)
@@ -76,11 +79,18 @@ bool has_avx512bf16() {
 #endif
 
 #if defined(FASTRNN_HAS_AVX512BF16) || defined(FASTRNN_HAS_AMX)
-// A set with attention kernels of its own; its recurrent kernels would be the same.
-Table with_attention(const char* name, const AttentionTable& attention) {
+// A set beyond AVX-512: attention of its own, and products of bfloat16 pairs. Its other recurrent
+// kernels would be the same.
+Table beyond_avx512(const char* name, const AttentionTable& attention) {
   Table table = avx512::table;
   table.name = name;
   table.attention = &attention;
+#if defined(FASTRNN_HAS_AVX512BF16)
+  constexpr int kBFloat16 = int(DType::kBFloat16);
+  for (int id = 0; id < kNumCells; ++id)
+    table.kernels[id][kBFloat16] = avx512bf16::pairs.kernels[id];
+  table.packing[kBFloat16] = avx512bf16::pairs.packing;
+#endif
   return table;
 }
 #endif
@@ -94,11 +104,11 @@ std::vector<const Table*> find_tables() {
   if (has_avx512()) found.push_back(&avx512::table);
 #endif
 #if defined(FASTRNN_HAS_AVX512BF16)
-  static const Table pairs = with_attention("avx512bf16", avx512bf16::attention);
+  static const Table pairs = beyond_avx512("avx512bf16", avx512bf16::attention);
   if (has_avx512bf16()) found.push_back(&pairs);
 #endif
 #if defined(FASTRNN_HAS_AMX)
-  static const Table tiles = with_attention("amx", amx::attention);
+  static const Table tiles = beyond_avx512("amx", amx::attention);
   if (has_avx512bf16() && has_amx() && may_use_amx()) found.push_back(&tiles);
 #endif
   return found;

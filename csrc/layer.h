@@ -19,6 +19,7 @@ template <class Cell, class S>
 struct Layer {
   using C = typename Wide<S>::type;
   using V = Vec<C>;
+  using F = Factor<S>;
   using Scan = Forward<Cell, S>;
   static constexpr int W = kLanes<C>, G = Cell::kGates;
 
@@ -45,7 +46,7 @@ struct Layer {
   // A thread's own memory: the input of a chunk's rows, and their gates.
   struct Chunk {
     int64_t steps;
-    Buffer<C> x;
+    Buffer<F> x;
     Buffer<S> gates;
   };
   static Chunk chunk(const LayerArgs& a, Arena& arena) {
@@ -56,7 +57,7 @@ struct Layer {
     const int64_t rows = max_of(kRows, kBytes / max_of(width * int64_t(sizeof(S)), 1));
     Chunk c;
     c.steps = max_of(1, min_of(rows / batch, a.scan.T));
-    c.x = arena.take<C>(c.steps * batch, a.I);
+    c.x = arena.take<F>(c.steps * batch, round_up(a.I, kEach<F>));
     c.gates = arena.take<S>(c.steps * batch, width);
     return c;
   }
@@ -76,13 +77,17 @@ struct Layer {
     const int64_t first = u0 * W, count = min_of(s.H, u1 * W) - first;
     auto take = [&](const void* from, int64_t K, size_t to) {
       pack<S>(static_cast<const S*>(from) + first * K, G, count, K, s.H * K, K, 1,
-              reinterpret_cast<C*>(base + to) + first * K * G);
+              reinterpret_cast<F*>(base + to) + first * round_up(K, kEach<F>) * G);
+    };
+    auto take_bias = [&](const void* from, size_t to) {
+      pack_biases<S>(static_cast<const S*>(from) + first, G, count, s.H,
+                     reinterpret_cast<C*>(base + to) + first * G);
     };
     if (count > 0) {
       take(w.ih, a.I, at.ih);
       take(w.hh, s.K, at.hh);
-      if (w.bias_ih) take(w.bias_ih, 1, at.bias_ih);
-      if (w.bias_hh) take(w.bias_hh, 1, at.bias_hh);
+      if (w.bias_ih) take_bias(w.bias_ih, at.bias_ih);
+      if (w.bias_hh) take_bias(w.bias_hh, at.bias_hh);
     }
     if (s.projected && u0 == 0)
       pack<S>(w.hr, 1, s.K, s.H, 0, s.H, 1, base + at.hr);
@@ -135,20 +140,30 @@ struct Layer {
     });
   }
 
+  static void copy_factors(F* to, const S* from, int64_t width) {
+    if constexpr (sizeof(F) == sizeof(S))
+      __builtin_memcpy(to, from, size_t(width) * sizeof(S));
+    else
+      copy_row(to, from, width);
+  }
+
   // The input side of the gates of this thread's rows and units, from the p-th step on.
   void multiply_chunk(const Steps& steps, int64_t p) {
     int64_t rows = 0;
     for (int64_t q = p; q < min_of(scan.T, p + c.steps); ++q) {
       const int64_t start = scan.starts[steps.time(q)];
-      for (int64_t b = slice.b0; b < min_of(slice.b1, steps.active(q)); ++b)
-        copy_row(c.x.row(rows++), static_cast<const S*>(a.x) + (start + b) * a.I, a.I);
+      for (int64_t b = slice.b0; b < min_of(slice.b1, steps.active(q)); ++b) {
+        copy_factors(c.x.row(rows), static_cast<const S*>(a.x) + (start + b) * a.I, a.I);
+        if (a.I % kEach<F>) c.x.row(rows)[a.I] = F{};
+        ++rows;
+      }
     }
     const C* bias = a.weights[n].bias_ih ? reinterpret_cast<const C*>(weights + at.bias_ih)
                                          : nullptr;
     const C* other = a.weights[n].bias_hh && !Cell::kApart
                          ? reinterpret_cast<const C*>(weights + at.bias_hh)
                          : nullptr;
-    const Product<C, G> product{reinterpret_cast<const C*>(weights + at.ih), a.I, c.x.data, c.x.ld,
+    const Product<F, G> product{reinterpret_cast<const F*>(weights + at.ih), a.I, c.x.data, c.x.ld,
                                 false};
     product.run(0, rows, slice.u0, slice.u1, [&](int64_t row, int64_t u, V* sums) {
       const int count = int(min_of(W, scan.H - u * W));

@@ -21,6 +21,53 @@ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// What a product multiplies: numbers of the type that they are summed in, or, where there are
+// instructions for it, pairs of bfloat16 that lie side by side.
+template <class S>
+struct FactorOf {
+  using type = typename Wide<S>::type;
+};
+#if defined(__AVX512BF16__)
+template <>
+struct FactorOf<bfloat16> {
+  using type = bfloat16;
+};
+#endif
+template <class S>
+using Factor = typename FactorOf<S>::type;
+
+// So many k are met at once; memory for factors holds whole such groups.
+template <class F>
+constexpr int kEach = sizeof(F) == 2 ? 2 : 1;
+
+inline VecF load_bits(const void* p) {
+  VecF v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// One vector of weights, a group of k of one row for all lanes, and their product.
+template <class F>
+struct Factors {
+  static inline Vec<F> weight(const F* at) { return load(at); }
+  static inline Vec<F> spread(const F* at) { return broadcast(*at); }
+  static inline Vec<F> add(Vec<F> sum, Vec<F> weight, Vec<F> row) { return sum + weight * row; }
+};
+#if defined(__AVX512BF16__)
+template <>
+struct Factors<bfloat16> {
+  static inline VecF weight(const bfloat16* at) { return load_bits(at); }
+  static inline VecF spread(const bfloat16* at) {
+    int pair;
+    __builtin_memcpy(&pair, at, sizeof pair);
+    return (VecF)_mm512_set1_epi32(pair);
+  }
+  static inline VecF add(VecF sum, VecF weight, VecF row) {
+    return (VecF)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weight, (__m512bh)row);
+  }
+};
+#endif
+
 // What is held in registers while k runs: R rows, U blocks, and of a block's G gates T at a
 // time. A tile must leave room for the fewer of its broadcast rows and its weight vectors, and
 // have some ten accumulators, to cover the latency of the FMA.
@@ -58,40 +105,41 @@ struct TallOf<1> {
 };
 
 // Gates [g, g + T) of one tile; acc[row][block][gate].
-template <class C, class Tile, int T, int R>
-inline __attribute__((always_inline)) void multiply(const C* w, int64_t block, const C* h,
+template <class F, class Tile, int T, int R, class C = typename Wide<F>::type>
+inline __attribute__((always_inline)) void multiply(const F* w, int64_t block, const F* h,
                                                     int64_t ld, int64_t K, Vec<C>* acc) {
-  constexpr int W = kLanes<C>, G = Tile::G, U = Tile::U;
+  constexpr int E = kEach<F>, W = kLanes<C> * E, G = Tile::G, U = Tile::U;
   // One prefetch a cache line, 1 KiB ahead.
-  constexpr int kAhead = 1024 / sizeof(C), kVectorsPerLine = 64 / kBytes;
+  constexpr int kAhead = 1024 / sizeof(F), kVectorsPerLine = 64 / kBytes;
   Vec<C> sum[R][U * T];
 #pragma GCC unroll 32
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 32
     for (int v = 0; v < U * T; ++v) sum[r][v] = Vec<C>{};
-  for (int64_t k = 0; k < K; ++k) {
-    const C* at = w + k * (G * W);
+  for (int64_t k = 0; k < K; k += E) {
+    const F* at = w + k / E * (G * W);
     Vec<C> weight[U * T];
     if constexpr (R > 1 && R >= U * T) {
       // The weights stay, rows pass.
 #pragma GCC unroll 32
       for (int v = 0; v < U * T; ++v) {
         if (v % kVectorsPerLine == 0) __builtin_prefetch(at + v / T * block + v % T * W + kAhead);
-        weight[v] = load(at + v / T * block + v % T * W);
+        weight[v] = Factors<F>::weight(at + v / T * block + v % T * W);
       }
 #pragma GCC unroll 32
       for (int r = 0; r < R; ++r) {
-        const Vec<C> row = broadcast(h[r * ld + k]);
+        const Vec<C> row = Factors<F>::spread(h + r * ld + k);
 #pragma GCC unroll 32
-        for (int v = 0; v < U * T; ++v) sum[r][v] += weight[v] * row;
+        for (int v = 0; v < U * T; ++v) sum[r][v] = Factors<F>::add(sum[r][v], weight[v], row);
       }
     } else {
 #pragma GCC unroll 32
       for (int v = 0; v < U * T; ++v) {
         if (v % kVectorsPerLine == 0) __builtin_prefetch(at + v / T * block + v % T * W + kAhead);
-        weight[v] = load(at + v / T * block + v % T * W);
+        weight[v] = Factors<F>::weight(at + v / T * block + v % T * W);
 #pragma GCC unroll 32
-        for (int r = 0; r < R; ++r) sum[r][v] += weight[v] * h[r * ld + k];
+        for (int r = 0; r < R; ++r)
+          sum[r][v] = Factors<F>::add(sum[r][v], weight[v], Factors<F>::spread(h + r * ld + k));
       }
     }
   }
@@ -102,33 +150,33 @@ inline __attribute__((always_inline)) void multiply(const C* w, int64_t block, c
 }
 
 // The same, not inlined: shared by all cells of G gates and all storage types.
-template <class C, class Tile, int T, int R>
-__attribute__((noinline)) void multiply_shared(const C* w, int64_t block, const C* h, int64_t ld,
+template <class F, class Tile, int T, int R, class C = typename Wide<F>::type>
+__attribute__((noinline)) void multiply_shared(const F* w, int64_t block, const F* h, int64_t ld,
                                                int64_t K, Vec<C>* acc) {
-  multiply<C, Tile, T, R>(w, block, h, ld, K, acc);
+  multiply<F, Tile, T, R>(w, block, h, ld, K, acc);
 }
 
-template <class C, class Tile, int R = Tile::R>
-void multiply_rows(int64_t rows, const C* w, int64_t block, const C* h, int64_t ld, int64_t K,
+template <class F, class Tile, int R = Tile::R, class C = typename Wide<F>::type>
+void multiply_rows(int64_t rows, const F* w, int64_t block, const F* h, int64_t ld, int64_t K,
                    Vec<C>* acc) {
   if constexpr (R > 1) {
-    if (rows < R) return multiply_rows<C, Tile, R - 1>(rows, w, block, h, ld, K, acc);
+    if (rows < R) return multiply_rows<F, Tile, R - 1>(rows, w, block, h, ld, K, acc);
   }
-  constexpr int G = Tile::G, T = Tile::T;
+  constexpr int G = Tile::G, T = Tile::T, W = kLanes<C> * kEach<F>;
 #pragma GCC unroll 8
   for (int g = 0; g + T <= G; g += T)
-    multiply_shared<C, Tile, T, R>(w + g * kLanes<C>, block, h, ld, K, acc + g);
+    multiply_shared<F, Tile, T, R>(w + g * W, block, h, ld, K, acc + g);
   if constexpr (G % T != 0)
-    multiply_shared<C, Tile, G % T, R>(w + (G - G % T) * kLanes<C>, block, h, ld, K,
-                                       acc + (G - G % T));
+    multiply_shared<F, Tile, G % T, R>(w + (G - G % T) * W, block, h, ld, K, acc + (G - G % T));
 }
 
 // Calls epilogue(row, block of units, acc[G]) for rows [r0, r1) and blocks [u0, u1).
-template <class C, int G>
+template <class F, int G>
 struct Product {
-  const C* packed;
+  using C = typename Wide<F>::type;
+  const F* packed;
   int64_t K;
-  const C* h;  // [rows, ld]
+  const F* h;  // [rows, ld]
   int64_t ld;
   // Blocks from the last to the first. Every other step: what the last step left in the
   // cache is met first, where a cyclic stream would have evicted it just before its turn.
@@ -153,7 +201,7 @@ struct Product {
     constexpr operator int() const { return U; }
   };
 
-  int64_t block_size() const { return K * G * kLanes<C>; }
+  int64_t block_size() const { return round_up(K, kEach<F>) * G * kLanes<C>; }
 
   // Calls take(U, u) for groups of U blocks, what remains in groups of half as many.
   template <int U, class Take>
@@ -173,7 +221,7 @@ struct Product {
   template <int U, class Epilogue>
   inline void single(int64_t row, int64_t u, Epilogue&& epilogue) const {
     Vec<C> acc[U * G];
-    multiply<C, Tile<G, G, U, 1>, G, 1>(packed + u * block_size(), block_size(), h + row * ld, ld,
+    multiply<F, Tile<G, G, U, 1>, G, 1>(packed + u * block_size(), block_size(), h + row * ld, ld,
                                         K, acc);
     for (int i = 0; i < U; ++i) epilogue(row, u + i, acc + i * G);
   }
@@ -187,7 +235,7 @@ struct Product {
     for (int64_t group = 0; group < groups; ++group) {
       const int64_t first = r0 + (r1 - r0) * group / groups;
       const int64_t last = r0 + (r1 - r0) * (group + 1) / groups;
-      multiply_rows<C, Tile<G, Shape::T, U, R>>(last - first, packed + u * block_size(),
+      multiply_rows<F, Tile<G, Shape::T, U, R>>(last - first, packed + u * block_size(),
                                                 block_size(), h + first * ld, ld, K, acc);
       for (int64_t r = first; r < last; ++r)
         for (int i = 0; i < U; ++i) epilogue(r, u + i, acc + ((r - first) * U + i) * G);
@@ -195,42 +243,93 @@ struct Product {
   }
 };
 
+// What packing moves: one factor; a vector of them along k; and pairs of two rows of units.
+template <class F, class S>
+inline F as_factor(S x) {
+  if constexpr (sizeof(F) == sizeof(S))
+    return x;
+  else
+    return to_wide(x);
+}
+template <class S>
+inline Vec<typename Wide<S>::type> load_factors(const S* from) {
+  if constexpr (kEach<Factor<S>> == 2)
+    return load_bits(from);
+  else
+    return load(from);
+}
+template <class F>
+inline void store_factor(F* to, Vec<typename Wide<F>::type> v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+template <class F, class S>
+inline void store_pairs(F* to, const S* even, const S* odd) {
+  for (int lane = 0; lane < kLanes<typename Wide<S>::type>; ++lane) {
+    to[2 * lane] = as_factor<F>(even[lane]);
+    to[2 * lane + 1] = as_factor<F>(odd[lane]);
+  }
+}
+
 // packed[block][k][g][lane] = w[g*step_g + unit*step_u + k*step_k], zero past the last unit.
+// Of pairs, the lane holds both of k; the one past an odd K is zero.
 template <class S>
 void pack(const void* source, int64_t G, int64_t U, int64_t K, int64_t step_g, int64_t step_u,
           int64_t step_k, void* target) {
   using C = typename Wide<S>::type;
-  constexpr int W = kLanes<C>;
+  using F = Factor<S>;
+  constexpr int E = kEach<F>, W = kLanes<C>, kVector = W * E;
+  const int64_t groups = ceil_div(K, E);
   const S* w = static_cast<const S*>(source);
-  C* packed = static_cast<C*>(target);
+  F* packed = static_cast<F*>(target);
   for (int64_t block = 0; block * W < U; ++block) {
     const int lanes = int(min_of(W, U - block * W));
     for (int64_t g = 0; g < G; ++g) {
       const S* from = w + g * step_g + block * W * step_u;
-      C* to = packed + (block * K * G + g) * W;
-      int64_t k = 0;
-      if (step_u == 1)
-        for (; k < K; ++k) store(to + k * G * W, load(from + k * step_k, lanes));
-      else if (step_k == 1)
-        for (; k + W <= K; k += W) {
+      F* to = packed + (block * groups * G + g) * kVector;
+      int64_t k = 0;  // of groups
+      if (step_u == 1 && E == 1) {
+        for (; k < K; ++k) store_factor(to + k * G * W, load(from + k * step_k, lanes));
+      } else if (step_u == 1 && lanes == W) {
+        for (; k < K / 2; ++k)
+          store_pairs(to + k * G * kVector, from + 2 * k * step_k, from + (2 * k + 1) * step_k);
+      } else if (step_k == 1) {
+        for (; (k + W) * E <= K; k += W) {
           Vec<C> tile[W];
           for (int lane = 0; lane < W; ++lane)
-            tile[lane] = lane < lanes ? load(from + lane * step_u + k) : Vec<C>{};
+            tile[lane] = lane < lanes ? load_factors(from + lane * step_u + k * E) : Vec<C>{};
           transpose<C>(tile);
-          for (int i = 0; i < W; ++i) store(to + (k + i) * G * W, tile[i]);
+          for (int i = 0; i < W; ++i) store_factor(to + (k + i) * G * kVector, tile[i]);
         }
+      }
       // What neither way took: odd strides and the last columns.
-      for (; k < K; ++k)
+      for (; k < groups; ++k)
         for (int lane = 0; lane < W; ++lane)
-          to[k * G * W + lane] = lane < lanes ? to_wide(from[lane * step_u + k * step_k]) : C(0);
+          for (int e = 0; e < E; ++e)
+            to[(k * G * W + lane) * E + e] =
+                lane < lanes && k * E + e < K
+                    ? as_factor<F>(from[lane * step_u + (k * E + e) * step_k])
+                    : F{};
     }
   }
 }
 
+// packed[block][g][lane] = w[g*step_g + unit], zero past the last unit: biases, in the type of sums.
+template <class S>
+void pack_biases(const void* source, int64_t G, int64_t U, int64_t step_g, void* target) {
+  using C = typename Wide<S>::type;
+  constexpr int W = kLanes<C>;
+  C* packed = static_cast<C*>(target);
+  for (int64_t block = 0; block * W < U; ++block)
+    for (int64_t g = 0; g < G; ++g)
+      store(packed + (block * G + g) * W, load(static_cast<const S*>(source) + g * step_g + block * W,
+                                               int(min_of(W, U - block * W))));
+}
+
 template <class S>
 size_t packed_bytes(int64_t G, int64_t U, int64_t K) {
-  using C = typename Wide<S>::type;
-  return size_t(round_up(U, kLanes<C>)) * size_t(G) * size_t(K) * sizeof(C);
+  using F = Factor<S>;
+  return size_t(round_up(U, kLanes<typename Wide<S>::type>)) * size_t(G) *
+         size_t(round_up(K, kEach<F>)) * sizeof(F);
 }
 
 }  // namespace FASTRNN_ISA

@@ -42,6 +42,41 @@ struct Buffer {
   C* row(int64_t r) const { return data + r * ld; }
 };
 
+// Rows that enter a product: as they are summed, and again as the product reads them where that
+// is narrower.
+template <class C, class F>
+struct Operand : Buffer<C> {
+  Buffer<F> narrow;
+  static constexpr bool kNarrow = sizeof(F) < sizeof(C);
+
+  const F* factors() const {
+    if constexpr (kNarrow)
+      return narrow.data;
+    else
+      return this->data;
+  }
+  int64_t factors_ld() const { return kNarrow ? narrow.ld : this->ld; }
+  void put(int64_t r, int64_t column, Vec<C> v, int lanes) const {
+    store(this->row(r) + column, v, lanes);
+    if constexpr (kNarrow) store(narrow.row(r) + column, v, lanes);
+  }
+  // The same for a row that was written otherwise.
+  void narrow_row(int64_t r, int64_t width) const {
+    if constexpr (kNarrow) {
+      for (int64_t u = 0; u < width; u += kLanes<C>) {
+        const int lanes = int(min_of(kLanes<C>, width - u));
+        store(narrow.row(r) + u, load(this->row(r) + u, lanes), lanes);
+      }
+      end_row(r, width);
+    }
+  }
+  // The other half of an odd row's last pair; it is never written again.
+  void end_row(int64_t r, int64_t width) const {
+    if constexpr (kNarrow)
+      if (width % 2) narrow.row(r)[width] = F{};
+  }
+};
+
 // Deals out scratch memory; with no memory, only counts it.
 struct Arena {
   char* base;
@@ -53,6 +88,13 @@ struct Arena {
     if (base) buffer.data = reinterpret_cast<C*>(base + used);
     used += size_t(round_up(rows * buffer.ld * int64_t(sizeof(C)), 64));
     return buffer;
+  }
+  template <class C, class F>
+  Operand<C, F> take_operand(int64_t rows, int64_t width) {
+    Operand<C, F> operand;
+    static_cast<Buffer<C>&>(operand) = take<C>(rows, width);
+    if constexpr (Operand<C, F>::kNarrow) operand.narrow = take<F>(rows, width + 1);
+    return operand;
   }
 };
 
@@ -84,6 +126,8 @@ template <class Cell, class S>
 struct Loop {
   using C = typename Wide<S>::type;
   using V = Vec<C>;
+  using F = Factor<S>;
+  using Operands = Operand<C, F>;
   static constexpr int W = kLanes<C>;
   static constexpr int G = Cell::kGates;
   static constexpr int X = Cell::kExtra;
@@ -167,28 +211,32 @@ struct Forward : Loop<Cell, S> {
   using Base = Loop<Cell, S>;
   using typename Base::C;
   using typename Base::V;
+  using typename Base::F;
+  using typename Base::Operands;
   using Base::a, Base::slice, Base::W, Base::G, Base::X, Base::M;
 
   struct Scratch {
-    Buffer<C> h[2], extra[Base::kExtraSlots], hidden;
+    Operands h[2], hidden;
+    Buffer<C> extra[Base::kExtraSlots];
     Buffer<C> gates;  // recurrent side, where a cell needs whole rows: G of them a sequence
-    Buffer<C> operand, kept;  // of a second product, and what lasts until after it
-    Buffer<C> masked[2];      // h as it enters the product, where dropout makes it another
+    Operands operand;         // of a second product
+    Buffer<C> kept;           // what lasts until after it
+    Operands masked[2];       // h as it enters the product, where dropout makes it another
     Buffer<C> old[Base::kExtraSlots];  // for zoneout: the states before the step
   };
 
   static Scratch scratch(const ScanArgs& a, Arena& arena) {
     Scratch s;
-    for (auto& h : s.h) h = arena.take<C>(a.B, a.K);
+    for (auto& h : s.h) h = arena.take_operand<C, F>(a.B, a.K);
     for (int x = 0; x < X; ++x) s.extra[x] = arena.take<C>(a.B, a.H);
-    if (a.projected) s.hidden = arena.take<C>(a.B, a.H);
+    if (a.projected) s.hidden = arena.take_operand<C, F>(a.B, a.H);
     if (Cell::kWholeRow) s.gates = arena.take<C>(a.B * G, a.H);
     if (Cell::kSecond) {
-      s.operand = arena.take<C>(a.B, a.H);
+      s.operand = arena.take_operand<C, F>(a.B, a.H);
       s.kept = arena.take<C>(a.B * Cell::kSaved, a.H);
     }
     if (a.dropout.data)
-      for (auto& masked : s.masked) masked = arena.take<C>(a.B, a.K);
+      for (auto& masked : s.masked) masked = arena.take_operand<C, F>(a.B, a.K);
     if (a.zoned)
       for (int x = 0; x < X; ++x) s.old[x] = arena.take<C>(a.B, a.H);
     return s;
@@ -219,7 +267,14 @@ struct Forward : Loop<Cell, S> {
     if (slice.u0 == 0) {
       for (int64_t b = slice.b0; b < slice.b1; ++b) {
         const S* h_0 = at<S>(a.states[0], this->column(b), n);
-        for (const auto& h : s.h) copy_row(h.row(b), h_0, a.K);
+        for (const auto& h : s.h) {
+          copy_row(h.row(b), h_0, a.K);
+          h.narrow_row(b, a.K);
+        }
+        if (a.projected) s.hidden.end_row(b, a.H);
+        if (Cell::kSecond) s.operand.end_row(b, a.H);
+        if (a.dropout.data)
+          for (const auto& masked : s.masked) masked.end_row(b, a.K);
         for (int x = 0; x < X; ++x) copy_row(s.extra[x].row(b), at<S>(a.states[1 + x], this->column(b), n), a.H);
       }
     }
@@ -270,11 +325,11 @@ struct Forward : Loop<Cell, S> {
       const int64_t next = more ? this->row(steps, p + 1, b) : 0;
       const bool reset = more && this->is_reset(next, n);
       const bool zoned = a.zoned && written, mask = a.dropout.data && more;
-      C* h = s.h[(p + 1) & 1].row(b);
+      const Operands &h = s.h[(p + 1) & 1], &entering = s.masked[(p + 1) & 1];
       if (zoned || reset || mask)
         for (int64_t u = this->own_from(); u < this->own_to(a.K); ++u) {
           const int count = this->lanes(u, a.K);
-          V value = load(h + u * W);
+          V value = load(h.row(b) + u * W);
           if (zoned) {
             const V part = this->kept(0, row, n, u, count);
             if (a.save && !a.projected)
@@ -283,10 +338,10 @@ struct Forward : Loop<Cell, S> {
             store(at<S>(a.out, row, n) + u * W, value, count);
           }
           if (reset) value = this->reset_value(0, next, b, n, u, count);
-          store(h + u * W, value);
+          h.put(b, u * W, value, count);
           if (mask)
-            store(s.masked[(p + 1) & 1].row(b) + u * W,
-                  value * load(at<S>(a.dropout, this->column(b), n) + u * W, count));
+            entering.put(b, u * W, value * load(at<S>(a.dropout, this->column(b), n) + u * W, count),
+                         count);
         }
       for (int x = 0; x < X; ++x) {
         const bool wanted = a.others[x].data && written;
@@ -309,15 +364,15 @@ struct Forward : Loop<Cell, S> {
   }
 
   // h as it enters the product.
-  const Buffer<C>& operand_of(const Scratch& s, int64_t p) const {
+  const Operands& operand_of(const Scratch& s, int64_t p) const {
     return a.dropout.data ? s.masked[p & 1] : s.h[p & 1];
   }
 
   void step(int64_t n, const Scratch& s, const Steps& steps, int64_t p) const {
     const int64_t r0 = slice.b0, r1 = this->last_row(steps.active(p));
     const int64_t start = a.starts[steps.time(p)];
-    const Buffer<C>& h_prev = s.h[p & 1];
-    const Buffer<C>& h_next = s.h[(p + 1) & 1];
+    const Operands& h_prev = s.h[p & 1];
+    const Operands& h_next = s.h[(p + 1) & 1];
     const C* bias = a.bias_hh ? static_cast<const C*>(a.bias_hh[n]) : nullptr;
     const int64_t H = a.H;
 
@@ -336,6 +391,7 @@ struct Forward : Loop<Cell, S> {
                              saved};
         for (int i = 0; i < X; ++i) row.s[i] = s.extra[i].row(b);
         Cell::forward(row);
+        h_next.narrow_row(b, H);
         write_row(at<S>(a.out, start + this->column(b), n), h_next.row(b), H);
       });
     } else if constexpr (Cell::kSecond > 0) {
@@ -350,7 +406,7 @@ struct Forward : Loop<Cell, S> {
     constexpr int G1 = Base::G1, G2 = Base::G2, kKept = Cell::kSaved;
     const int64_t r0 = slice.b0, r1 = this->last_row(steps.active(p)), H = a.H;
     const int64_t start = a.starts[steps.time(p)];
-    const Buffer<C>&h_prev = s.h[p & 1], &h_next = s.h[(p + 1) & 1];
+    const Operands &h_prev = s.h[p & 1], &h_next = s.h[(p + 1) & 1];
     const C* bias = a.bias_hh ? static_cast<const C*>(a.bias_hh[n]) : nullptr;
     auto load_gates = [&](int64_t b, int64_t u, int from, int to, const V* sums, V* x, V* gates) {
       const S* x_row = at<S>(a.gates_x, start + this->column(b), n) + u * W;
@@ -360,19 +416,19 @@ struct Forward : Loop<Cell, S> {
         if (bias) gates[g] += load(bias + (u * G + g) * W);
       }
     };
-    const Buffer<C>& entering = operand_of(s, p);
-    const Product<C, G1> first{static_cast<const C*>(a.weight_hh[n]), a.K, entering.data,
-                               entering.ld, (p & 1) != 0};
+    const Operands& entering = operand_of(s, p);
+    const Product<F, G1> first{static_cast<const F*>(a.weight_hh[n]), a.K, entering.factors(),
+                               entering.factors_ld(), (p & 1) != 0};
     first.run(r0, r1, slice.u0, slice.u1, [&](int64_t b, int64_t u, V* sums) {
       V x[G], gates[G], kept[kKept] = {}, operand{};
       load_gates(b, u, 0, G1, sums, x, gates);
       Cell::first(x, gates, load(h_prev.row(b) + u * W), kept, operand);
-      store(s.operand.row(b) + u * W, operand);
+      s.operand.put(b, u * W, operand, this->lanes(u, H));
       for (int i = 0; i < kKept; ++i) store(s.kept.row(b * kKept + i) + u * W, kept[i]);
     });
     this->join();
-    const Product<C, G2> second{static_cast<const C*>(a.weight_second[n]), a.K, s.operand.data,
-                                s.operand.ld, (p & 1) != 0};
+    const Product<F, G2> second{static_cast<const F*>(a.weight_second[n]), a.K,
+                                s.operand.factors(), s.operand.factors_ld(), (p & 1) != 0};
     second.run(r0, r1, slice.u0, slice.u1, [&](int64_t b, int64_t u, V* sums) {
       const int count = this->lanes(u, H);
       V x[G], gates[G], kept[kKept], h{};
@@ -383,7 +439,7 @@ struct Forward : Loop<Cell, S> {
         C* to = at<C>(a.reserve, start + this->column(b), n) + u * W;
         for (int i = 0; i < kKept; ++i) store(to + i * H, kept[i], count);
       }
-      store(h_next.row(b) + u * W, h);
+      h_next.put(b, u * W, h, count);
       store(at<S>(a.out, start + this->column(b), n) + u * W, h, count);
     });
   }
@@ -392,8 +448,8 @@ struct Forward : Loop<Cell, S> {
   void units(int64_t n, const Scratch& s, const Steps& steps, int64_t p) const {
     const int64_t r0 = slice.b0, r1 = this->last_row(steps.active(p));
     const int64_t start = a.starts[steps.time(p)];
-    const Buffer<C>& h_prev = s.h[p & 1];
-    const Buffer<C>& h_next = s.h[(p + 1) & 1];
+    const Operands& h_prev = s.h[p & 1];
+    const Operands& h_next = s.h[(p + 1) & 1];
     const C* bias = a.bias_hh ? static_cast<const C*>(a.bias_hh[n]) : nullptr;
     const int64_t H = a.H;
 
@@ -421,31 +477,32 @@ struct Forward : Loop<Cell, S> {
         for (int i = 0; i < Cell::kSaved; ++i) store(kept + i * H, saved[i], count);
       }
       if (a.projected) {
-        store(s.hidden.row(b) + unit, h);
+        s.hidden.put(b, unit, h, count);
         if (a.save) store(at<S>(a.hidden, start + this->column(b), n) + unit, h, count);
       } else {
-        store(h_next.row(b) + unit, h);
+        h_next.put(b, unit, h, count);
         store(at<S>(a.out, start + this->column(b), n) + unit, h, count);
       }
     });
 
     if (a.projected) {
-      const Product<C, 1> project{static_cast<const C*>(a.weight_hr[n]), H, s.hidden.data,
-                                  s.hidden.ld, (p & 1) != 0};
+      const Product<F, 1> project{static_cast<const F*>(a.weight_hr[n]), H, s.hidden.factors(),
+                                  s.hidden.factors_ld(), (p & 1) != 0};
       project.run(r0, r1, 0, this->blocks_of(a.K), [&](int64_t b, int64_t u, V* sums) {
-        store(h_next.row(b) + u * W, sums[0]);
-        store(at<S>(a.out, start + this->column(b), n) + u * W, sums[0], this->lanes(u, a.K));
+        const int count = this->lanes(u, a.K);
+        h_next.put(b, u * W, sums[0], count);
+        store(at<S>(a.out, start + this->column(b), n) + u * W, sums[0], count);
       });
     }
   }
 
   // Calls epilogue(row, block of units, recurrent sides of the G gates).
   template <class Epilogue>
-  void product(int64_t n, int64_t r0, int64_t r1, const Buffer<C>& h, bool backwards,
+  void product(int64_t n, int64_t r0, int64_t r1, const Operands& h, bool backwards,
                Epilogue&& epilogue) const {
     if constexpr (Cell::kRecurrent) {
-      const Product<C, G> gates{static_cast<const C*>(a.weight_hh[n]), a.K, h.data, h.ld,
-                                backwards};
+      const Product<F, G> gates{static_cast<const F*>(a.weight_hh[n]), a.K, h.factors(),
+                                h.factors_ld(), backwards};
       gates.run(r0, r1, slice.u0, slice.u1, epilogue);
     } else {
       for (int64_t b = r0; b < r1; ++b)
@@ -462,16 +519,18 @@ struct Backward : Loop<Cell, S> {
   using Base = Loop<Cell, S>;
   using typename Base::C;
   using typename Base::V;
+  using typename Base::F;
+  using typename Base::Operands;
   using Base::a, Base::slice, Base::W, Base::G, Base::X, Base::M;
 
   struct Scratch {
-    Buffer<C> dgates[2];  // recurrent side, as the rows of weight_hh
+    Operands dgates[2];   // recurrent side, as the rows of weight_hh
     Buffer<C> dh;         // what reaches h_{t-1} past the product; at first, h_n's gradient
     Buffer<C> dextra[Base::kExtraSlots];
-    Buffer<C> dproj;  // h's gradient before the projection's product
+    Operands dproj;  // h's gradient before the projection's product
     Buffer<C> dparams;  // the parameters', summed over the steps: M rows a sequence
     Buffer<C> rows;     // what a cell that needs whole rows gets: those below
-    Buffer<C> dsecond;  // the gates' of a second product
+    Operands dsecond;   // the gates' of a second product
     Buffer<C> dinitial[1 + Base::kExtraSlots];  // the initial states', by resets
   };
   // Of `rows`: dh, h_prev, the extra states before the step, and the G gates' gradients.
@@ -480,11 +539,11 @@ struct Backward : Loop<Cell, S> {
 
   static Scratch scratch(const ScanArgs& a, Arena& arena) {
     Scratch s;
-    for (auto& dgates : s.dgates) dgates = arena.take<C>(a.B, Base::G1 * a.H);
-    if (Cell::kSecond) s.dsecond = arena.take<C>(a.B, Base::G2 * a.H);
+    for (auto& dgates : s.dgates) dgates = arena.take_operand<C, F>(a.B, Base::G1 * a.H);
+    if (Cell::kSecond) s.dsecond = arena.take_operand<C, F>(a.B, Base::G2 * a.H);
     s.dh = arena.take<C>(a.B, a.K);
     for (int x = 0; x < X; ++x) s.dextra[x] = arena.take<C>(a.B, a.H);
-    if (a.projected) s.dproj = arena.take<C>(a.B, a.K);
+    if (a.projected) s.dproj = arena.take_operand<C, F>(a.B, a.K);
     if (M > 0) s.dparams = arena.take<C>(a.B * M, a.H);
     if (Cell::kWholeRow) s.rows = arena.take<C>(a.B * kRows, a.H);
     if (a.reset.data && a.reset_to == ResetTo::kInitial)
@@ -514,6 +573,9 @@ struct Backward : Loop<Cell, S> {
     if (slice.u0 == 0) {
       for (int64_t b = slice.b0; b < slice.b1; ++b) {
         copy_row(s.dh.row(b), at<S>(a.grad_finals[0], this->column(b), n), a.K);
+        for (const auto& dgates : s.dgates) dgates.end_row(b, Base::G1 * a.H);
+        if (Cell::kSecond) s.dsecond.end_row(b, Base::G2 * a.H);
+        if (a.projected) s.dproj.end_row(b, a.K);
         for (int x = 0; x < X; ++x)
           copy_row(s.dextra[x].row(b), at<S>(a.grad_finals[1 + x], this->column(b), n), a.H);
         for (int64_t m = 0; m < M; ++m)
@@ -550,9 +612,10 @@ struct Backward : Loop<Cell, S> {
   void step(int64_t n, const Scratch& s, const Steps& steps, int64_t p) const {
     const int64_t here = steps.active(p), later = steps.active(p + 1);
     const int64_t both = min_of(here, later);
-    const Buffer<C>& dgates = s.dgates[(p + 1) & 1];
-    const Product<C, 1> product{Cell::kRecurrent ? static_cast<const C*>(a.weight_hh[n]) : nullptr,
-                                Base::G1 * a.H, dgates.data, dgates.ld, (p & 1) != 0};
+    const Operands& dgates = s.dgates[(p + 1) & 1];
+    const Product<F, 1> product{Cell::kRecurrent ? static_cast<const F*>(a.weight_hh[n]) : nullptr,
+                                Base::G1 * a.H, dgates.factors(), dgates.factors_ld(),
+                                (p & 1) != 0};
     const int64_t u0 = slice.u0, u1 = a.projected ? this->blocks_of(a.K) : slice.u1;
 
     auto initial = [&](int64_t b, int64_t u, V* sums) {
@@ -578,13 +641,13 @@ struct Backward : Loop<Cell, S> {
           dh -= past;
         }
         store(s.dh.row(b) + u * W, past);
-        store(s.dproj.row(b) + u * W, dh);
+        s.dproj.put(b, u * W, dh, count);
         store(at<S>(a.dproj, row + this->column(b), n) + u * W, dh, count);
       };
       product.run(this->first_row(0), this->last_row(both), u0, u1, arrive);
       without_product(this->first_row(later), this->last_row(here), u0, u1, arrive);
-      const Product<C, 1> project{static_cast<const C*>(a.weight_hr[n]), a.K, s.dproj.data,
-                                  s.dproj.ld, (p & 1) != 0};
+      const Product<F, 1> project{static_cast<const F*>(a.weight_hr[n]), a.K,
+                                  s.dproj.factors(), s.dproj.factors_ld(), (p & 1) != 0};
       project.run(this->first_row(0), this->last_row(here), 0, this->blocks_of(a.H),
                   [&](int64_t b, int64_t u, V* sums) {
         if constexpr (!Cell::kWholeRow && !Cell::kSecond) cell(n, s, steps, p, b, u, sums[0]);
@@ -612,8 +675,8 @@ struct Backward : Loop<Cell, S> {
     }
     if constexpr (Cell::kSecond > 0) {
       this->join();
-      const Product<C, 1> second{static_cast<const C*>(a.weight_second[n]), Base::G2 * a.H,
-                                 s.dsecond.data, s.dsecond.ld, (p & 1) != 0};
+      const Product<F, 1> second{static_cast<const F*>(a.weight_second[n]), Base::G2 * a.H,
+                                 s.dsecond.factors(), s.dsecond.factors_ld(), (p & 1) != 0};
       second.run(this->first_row(0), this->last_row(here), u0, u1,
                  [&](int64_t b, int64_t u, V* sums) { before_second(n, s, steps, p, b, u, sums[0]); });
     }
@@ -669,7 +732,7 @@ struct Backward : Loop<Cell, S> {
     S* dx_row = at<S>(a.dgates_x, this->row(steps, p, b), n) + unit;
     for (int g = Base::G1; g < G; ++g) {
       store(dx_row + g * a.H, dx[g], count);
-      store(s.dsecond.row(b) + (g - Base::G1) * a.H + unit, dx[g], count);
+      s.dsecond.put(b, (g - Base::G1) * a.H + unit, dx[g], count);
     }
   }
 
@@ -682,14 +745,14 @@ struct Backward : Loop<Cell, S> {
     Cell::backward_first(saved, h_prev, load(s.dh.row(b) + unit), doperand, dx, dh_prev, operand);
     for (int g = 0; g < Base::G1; ++g) {
       store(at<S>(a.dgates_x, row, n) + g * a.H + unit, dx[g], count);
-      store(s.dgates[p & 1].row(b) + g * a.H + unit, dx[g], count);
+      s.dgates[p & 1].put(b, g * a.H + unit, dx[g], count);
     }
     store(s.dh.row(b) + unit, dh_prev);
     store(at<S>(a.hidden, row, n) + unit, operand, count);
   }
 
   template <class Epilogue>
-  void multiply(const Product<C, 1>& product, int64_t r0, int64_t r1, int64_t u0, int64_t u1,
+  void multiply(const Product<F, 1>& product, int64_t r0, int64_t r1, int64_t u0, int64_t u1,
                 Epilogue&& epilogue) const {
     if constexpr (Cell::kRecurrent)
       product.run(r0, r1, u0, u1, epilogue);
@@ -774,11 +837,10 @@ struct Backward : Loop<Cell, S> {
       }
     }
     S* dx_row = at<S>(a.dgates_x, row, n) + unit;
-    C* exchange = s.dgates[p & 1].row(b) + unit;
     for (int g = 0; g < G; ++g) {
       const V recurrent = Cell::kApart ? da[g] : dx[g];
       store(dx_row + g * H, dx[g], count);
-      store(exchange + g * H, recurrent, count);
+      s.dgates[p & 1].put(b, unit + g * H, recurrent, count);
       if constexpr (Cell::kApart)
         store(at<S>(a.dgates_h, row, n) + unit + g * H, recurrent, count);
     }
@@ -839,6 +901,7 @@ struct Backward : Loop<Cell, S> {
                                                               this->lanes(u, H)));
     }
     Cell::backward(r);
+    s.dgates[p & 1].narrow_row(b, Base::G1 * H);
     if (reset)
       for (int x = 0; x < X; ++x)
         for (int64_t u = 0; u < this->blocks_of(H); ++u) {

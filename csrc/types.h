@@ -172,9 +172,11 @@ struct Packing {
   // Units in a block, and bytes of a matrix of G gates, U units and depth K.
   int width;
   size_t (*bytes)(int64_t G, int64_t U, int64_t K);
-  // packed[block][k][g][lane] = w[g*step_g + unit*step_u + k*step_k]
+  // packed[block][k][g][lane] = w[g*step_g + unit*step_u + k*step_k]; see product.h for pairs
   void (*pack)(const void* w, int64_t G, int64_t U, int64_t K, int64_t step_g, int64_t step_u,
                int64_t step_k, void* packed);
+  // The same of biases, in the type of sums, with the bytes of a matrix of depth 1.
+  void (*pack_biases)(const void* w, int64_t G, int64_t U, int64_t step_g, void* packed);
   // The products around the scan; nullptr for types stored narrower than they are summed.
   // Rows [r0, r1) of a product.
   void (*linear)(const LinearArgs&, int64_t r0, int64_t r1);
@@ -198,6 +200,12 @@ struct Table {
   Kernel kernels[kNumCells][kNumDTypes];
   Packing packing[kNumDTypes];
   const AttentionTable* attention;
+};
+
+// What replaces a table's kernels of bfloat16 where a processor multiplies its pairs.
+struct PairsTable {
+  Kernel kernels[kNumCells];
+  Packing packing;
 };
 
 }  // namespace fastrnn
