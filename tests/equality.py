@@ -195,9 +195,7 @@ def _has_torch(case: Case) -> bool:
 
 
 def call_torch(case: Case, arguments: Arguments) -> tuple[torch.Tensor, ...]:
-    """Output and final states of torch's layer; of the reference where torch has no such layer."""
-    if not _has_torch(case):
-        return call_reference(case, arguments)
+    """Output and final states of torch's layer."""
     states = arguments.states or tuple(
         arguments.input.new_zeros(shape) for shape in case.state_shapes.values()
     )
@@ -287,6 +285,28 @@ class _Kink(torch.overrides.TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+class _RoundedOperands(torch.overrides.TorchFunctionMode):
+    """Products of what the dtype can hold, forward and backward, as torch's layers have them.
+
+    The reference keeps h and the gates' gradients wide.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function.__name__ not in ("matmul", "__matmul__"):
+            return function(*args, **(kwargs or {}))
+        product = function(*(self.rounded(tensor) for tensor in args))
+        if product.requires_grad:
+            product.register_hook(self.rounded)
+        return product
+
+    def rounded(self, tensor):
+        return tensor.to(self.dtype).to(tensor.dtype)
+
+
 def kink_allows(case: Case) -> bool:
     """Whether a draw may be expected that keeps all pre-activations away from relu's kink.
 
@@ -318,23 +338,29 @@ def samples(case: Case, seed: int = SEED) -> list[Sample]:
         assert attempt < 1000, f"no draw of {case} keeps away from relu's kink"
 
 
-def _theirs(case: Case, arguments: Arguments, oracle: dict[str, torch.Tensor]):
-    """What torch makes of it.
+def of_reference(compute, arguments, dtype: torch.dtype, oracle: dict[str, torch.Tensor]):
+    """What stands for torch's results where torch has no such layer; ``compute`` runs the reference.
 
-    Where the reference stands for torch, in float64, it is the oracle and would seem free of error,
-    however ill-conditioned the draw (LayerNorm of a row of nearly equal numbers). Its
-    error is then that of float32 on the same numbers, scaled to float64's rounding.
+    In float64 the reference is the oracle and would seem free of error, however ill-conditioned
+    the draw (LayerNorm of a row of nearly equal numbers). Its error is then that of float32 on the
+    same numbers, scaled to float64's rounding.
     """
-    if case.dtype != torch.float64 or _has_torch(case):
-        return run(call_torch, case, arguments)
+    if dtype != torch.float64:
+        with _RoundedOperands(dtype):
+            return compute(arguments)
     narrow = arguments.to(torch.float32)
-    rounded = run(call_reference, case, narrow)
-    exact = run(call_reference, case, narrow.to(torch.float64))
+    rounded, exact = compute(narrow), compute(narrow.to(torch.float64))
     scale = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
     return {
         name: value + (rounded[name].double() - exact[name]) * scale
         for name, value in oracle.items()
     }
+
+
+def _theirs(case: Case, arguments: Arguments, oracle: dict[str, torch.Tensor]):
+    if _has_torch(case):
+        return run(call_torch, case, arguments)
+    return of_reference(lambda given: run(call_reference, case, given), arguments, case.dtype, oracle)
 
 
 def error(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> tuple[float, float]:

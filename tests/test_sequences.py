@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from equality import DTYPES, FLOOR, ISAS, error, threads, use_isa
+from equality import DTYPES, FLOOR, ISAS, error, of_reference, threads, use_isa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequences import FEATURES, by_hand, draw_scan, results
@@ -87,8 +87,7 @@ SERVED = [name for name in FEATURES if name not in ("cell_clip", "proj_clip", "g
 
 
 def assert_kernels_equal(cell, features, *, dtype, hidden, batch, seed=0, **sizes):
-    """By the rule of `equality`, where no layer of torch's has the options: the reference's error
-    in the same dtype stands for torch's.
+    """By the rule of `equality`, where no layer of torch's has the options.
 
     Few numbers are drawn so often that their error is more than a matter of luck.
     """
@@ -96,7 +95,10 @@ def assert_kernels_equal(cell, features, *, dtype, hidden, batch, seed=0, **size
     count = math.ceil(32 / (batch * (sizes["projection"] or hidden)))
     scans = [draw_scan(cell, features, seed=seed + i, **sizes) for i in range(count)]
     oracle = [results(run_reference, scan.to(torch.float64)) for scan in scans]
-    plain = [results(run_reference, scan) for scan in scans]
+    plain = [
+        of_reference(lambda scan: results(run_reference, scan), *given)
+        for given in zip(scans, itertools.repeat(dtype), oracle)
+    ]
     found = [results(run_kernels, scan) for scan in scans]
     for name in oracle[0]:
         assert found[0][name].dtype == dtype
