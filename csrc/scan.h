@@ -5,6 +5,7 @@
 // are exchanged through a double buffer with one barrier a step.
 #pragma once
 
+#include "clips.h"
 #include "math.h"
 #include "product.h"
 #include "row.h"
@@ -134,6 +135,17 @@ struct Loop {
     for (int lane = 0; lane < count; ++lane) part[lane] = C(mask[lane] != 0);
     return load(part);
   }
+  // Whether a step's own numbers are bounded; then what was kept of it ends in the marks of units,
+  // and where the projection is bounded, in those of its results.
+  bool clipped() const { return a.gate_clip > 0 || a.cell_clip > 0; }
+  int64_t marks_at() const {
+    return (Cell::kSaved + (a.zoned ? X + !a.projected : 0)) * a.H;
+  }
+  int64_t proj_marks_at() const { return marks_at() + (clipped() ? a.H : 0); }
+  int64_t kept_width() const {
+    return proj_marks_at() + (a.projected && a.proj_clip > 0 ? a.K : 0);
+  }
+  Clipping<C> bounds(V marks = V{}) const { return {C(a.gate_clip), C(a.cell_clip), marks}; }
   // Calls f(b) for the rows [r0, r1) of which this thread has written a step's states: their
   // blocks of units from own_from() to own_to().
   template <class F>
@@ -185,7 +197,7 @@ struct Forward : Loop<Cell, S> {
     if (Cell::kWholeRow) s.gates = arena.take<C>(a.B * G, a.H);
     if (Cell::kSecond) {
       s.operand = arena.take<C>(a.B, a.H);
-      s.kept = arena.take<C>(a.B * Cell::kSaved, a.H);
+      s.kept = arena.take<C>(a.B * (Cell::kSaved + 1), a.H);
     }
     if (a.dropout.data)
       for (auto& masked : s.masked) masked = arena.take<C>(a.B, a.K);
@@ -230,8 +242,7 @@ struct Forward : Loop<Cell, S> {
       this->clear_ends(a.out, n, a.K);
       for (int x = 0; x < X; ++x) this->clear_ends(a.others[x], n, a.H);
       if (a.projected && a.save) this->clear_ends(a.hidden, n, a.H);
-      const int64_t kept = Cell::kSaved + (a.zoned ? X + !a.projected : 0);
-      if (a.save) this->template clear_ends<C>(a.reserve, n, kept * a.H);
+      if (a.save) this->template clear_ends<C>(a.reserve, n, this->kept_width());
     }
     for (int64_t p = 0; p < a.T; ++p) {
       before(steps, p);
@@ -335,7 +346,11 @@ struct Forward : Loop<Cell, S> {
                              h_prev.row(b), {}, static_cast<const C*>(a.params[n]), h_next.row(b),
                              saved};
         for (int i = 0; i < X; ++i) row.s[i] = s.extra[i].row(b);
-        Cell::forward(row);
+        if (this->clipped())
+          Cell::forward(row, RowClipping<C>{C(a.gate_clip), C(a.cell_clip),
+                                            saved ? saved + this->marks_at() : nullptr, nullptr});
+        else
+          Cell::forward(row);
         write_row(at<S>(a.out, start + this->column(b), n), h_next.row(b), H);
       });
     } else if constexpr (Cell::kSecond > 0) {
@@ -347,7 +362,8 @@ struct Forward : Loop<Cell, S> {
 
   // A step of a cell with a second product.
   void two_products(int64_t n, const Scratch& s, const Steps& steps, int64_t p) const {
-    constexpr int G1 = Base::G1, G2 = Base::G2, kKept = Cell::kSaved;
+    constexpr int G1 = Base::G1, G2 = Base::G2, kSaved = Cell::kSaved;
+    const int kept_rows = kSaved + 1;  // what is to be saved, and the marks so far
     const int64_t r0 = slice.b0, r1 = this->last_row(steps.active(p)), H = a.H;
     const int64_t start = a.starts[steps.time(p)];
     const Buffer<C>&h_prev = s.h[p & 1], &h_next = s.h[(p + 1) & 1];
@@ -364,25 +380,38 @@ struct Forward : Loop<Cell, S> {
     const Product<C, G1> first{static_cast<const C*>(a.weight_hh[n]), a.K, entering.data,
                                entering.ld, (p & 1) != 0};
     first.run(r0, r1, slice.u0, slice.u1, [&](int64_t b, int64_t u, V* sums) {
-      V x[G], gates[G], kept[kKept] = {}, operand{};
+      V x[G], gates[G], kept[kSaved] = {}, operand{};
+      const V h = load(h_prev.row(b) + u * W);
       load_gates(b, u, 0, G1, sums, x, gates);
-      Cell::first(x, gates, load(h_prev.row(b) + u * W), kept, operand);
+      if (this->clipped()) {
+        Clipping<C> clips = this->bounds();
+        Cell::first(x, gates, h, kept, operand, clips);
+        store(s.kept.row(b * kept_rows + kSaved) + u * W, clips.marks);
+      } else {
+        Cell::first(x, gates, h, kept, operand);
+      }
       store(s.operand.row(b) + u * W, operand);
-      for (int i = 0; i < kKept; ++i) store(s.kept.row(b * kKept + i) + u * W, kept[i]);
+      for (int i = 0; i < kSaved; ++i) store(s.kept.row(b * kept_rows + i) + u * W, kept[i]);
     });
     this->join();
     const Product<C, G2> second{static_cast<const C*>(a.weight_second[n]), a.K, s.operand.data,
                                 s.operand.ld, (p & 1) != 0};
     second.run(r0, r1, slice.u0, slice.u1, [&](int64_t b, int64_t u, V* sums) {
       const int count = this->lanes(u, H);
-      V x[G], gates[G], kept[kKept], h{};
+      V x[G], gates[G], kept[kSaved], h{};
+      const V h_old = load(h_prev.row(b) + u * W);
+      C* to = a.save ? at<C>(a.reserve, start + this->column(b), n) + u * W : nullptr;
       load_gates(b, u, G1, G, sums, x, gates);
-      for (int i = 0; i < kKept; ++i) kept[i] = load(s.kept.row(b * kKept + i) + u * W);
-      Cell::second(x, gates, load(h_prev.row(b) + u * W), kept, h);
-      if (a.save) {
-        C* to = at<C>(a.reserve, start + this->column(b), n) + u * W;
-        for (int i = 0; i < kKept; ++i) store(to + i * H, kept[i], count);
+      for (int i = 0; i < kSaved; ++i) kept[i] = load(s.kept.row(b * kept_rows + i) + u * W);
+      if (this->clipped()) {
+        Clipping<C> clips = this->bounds(load(s.kept.row(b * kept_rows + kSaved) + u * W));
+        Cell::second(x, gates, h_old, kept, h, clips);
+        if (to) store(to + this->marks_at(), clips.marks, count);
+      } else {
+        Cell::second(x, gates, h_old, kept, h);
       }
+      if (to)
+        for (int i = 0; i < kSaved; ++i) store(to + i * H, kept[i], count);
       store(h_next.row(b) + u * W, h);
       store(at<S>(a.out, start + this->column(b), n) + u * W, h, count);
     });
@@ -409,7 +438,15 @@ struct Forward : Loop<Cell, S> {
       }
       for (int i = 0; i < X; ++i) state[i] = load(s.extra[i].row(b) + unit);
       if constexpr (Cell::kReadsH) h_old = load(h_prev.row(b) + unit);
-      if constexpr (M > 0) {
+      if (__builtin_expect(this->clipped(), 0)) {
+        // On copies, so that without bounds all of it stays in registers.
+        Block block;
+        copy(block.x, x, G), copy(block.a, sums, G), copy(block.state, state, X);
+        block.h_old = h_old;
+        within_bounds(n, start + this->column(b), u, block);
+        copy(state, block.state, X), copy(saved, block.saved, Cell::kSaved);
+        h = block.h;
+      } else if constexpr (M > 0) {
         this->load_params(n, u, of_cell);
         Cell::forward(x, sums, h_old, state, h, saved, of_cell);
       } else {
@@ -433,10 +470,41 @@ struct Forward : Loop<Cell, S> {
       const Product<C, 1> project{static_cast<const C*>(a.weight_hr[n]), H, s.hidden.data,
                                   s.hidden.ld, (p & 1) != 0};
       project.run(r0, r1, 0, this->blocks_of(a.K), [&](int64_t b, int64_t u, V* sums) {
+        if (a.proj_clip > 0) {
+          Clipping<C> clips{C(a.proj_clip), 0, V{}};
+          sums[0] = clips.gate(0, sums[0]);
+          if (a.save)
+            store(at<C>(a.reserve, start + this->column(b), n) + this->proj_marks_at() + u * W,
+                  clips.marks, this->lanes(u, a.K));
+        }
         store(h_next.row(b) + u * W, sums[0]);
         store(at<S>(a.out, start + this->column(b), n) + u * W, sums[0], this->lanes(u, a.K));
       });
     }
+  }
+
+  struct Block {
+    V x[G], a[G], state[Base::kExtraSlots], saved[Base::kSavedSlots], h_old, h;
+  };
+  static void copy(V* to, const V* from, int count) {
+    for (int i = 0; i < count; ++i) to[i] = from[i];
+  }
+
+  // A cell's forward for one row and block of units within bounds.
+  __attribute__((noinline)) void within_bounds(int64_t n, int64_t row, int64_t u,
+                                               Block& block) const {
+    Clipping<C> clips = this->bounds();
+    if constexpr (M > 0) {
+      V of_cell[M];
+      this->load_params(n, u, of_cell);
+      Cell::forward(block.x, block.a, block.h_old, block.state, block.h, block.saved, of_cell,
+                    clips);
+    } else {
+      Cell::forward(block.x, block.a, block.h_old, block.state, block.h, block.saved, clips);
+    }
+    if (a.save)
+      store(at<C>(a.reserve, row, n) + this->marks_at() + u * W, clips.marks,
+            this->lanes(u, a.H));
   }
 
   // Calls epilogue(row, block of units, recurrent sides of the G gates).
@@ -472,16 +540,20 @@ struct Backward : Loop<Cell, S> {
     Buffer<C> dparams;  // the parameters', summed over the steps: M rows a sequence
     Buffer<C> rows;     // what a cell that needs whole rows gets: those below
     Buffer<C> dsecond;  // the gates' of a second product
+    Buffer<C> past;     // what zoneout lets past a cell with a second product
     Buffer<C> dinitial[1 + Base::kExtraSlots];  // the initial states', by resets
   };
-  // Of `rows`: dh, h_prev, the extra states before the step, and the G gates' gradients.
+  // Of `rows`: dh, h_prev, the extra states before the step, the G gates' gradients, and what
+  // zoneout lets past the cell of dh and the extra states' gradients.
   static constexpr int kRowOfH = 1, kRowOfStates = 2, kRowOfGates = 2 + Loop<Cell, S>::X,
-                       kRows = 2 + Loop<Cell, S>::X + Loop<Cell, S>::G;
+                       kRowOfPast = kRowOfGates + Loop<Cell, S>::G,
+                       kRows = kRowOfPast + 1 + Loop<Cell, S>::X;
 
   static Scratch scratch(const ScanArgs& a, Arena& arena) {
     Scratch s;
     for (auto& dgates : s.dgates) dgates = arena.take<C>(a.B, Base::G1 * a.H);
     if (Cell::kSecond) s.dsecond = arena.take<C>(a.B, Base::G2 * a.H);
+    if (Cell::kSecond && a.zoned) s.past = arena.take<C>(a.B, a.H);
     s.dh = arena.take<C>(a.B, a.K);
     for (int x = 0; x < X; ++x) s.dextra[x] = arena.take<C>(a.B, a.H);
     if (a.projected) s.dproj = arena.take<C>(a.B, a.K);
@@ -577,6 +649,10 @@ struct Backward : Loop<Cell, S> {
           past = dh * this->kept(0, row + this->column(b), n, u, count);
           dh -= past;
         }
+        if (a.proj_clip > 0)
+          dh = Clipping<C>{0, 0, load(at<C>(a.reserve, row + this->column(b), n) +
+                                          this->proj_marks_at() + u * W, count)}
+                   .gate_gradient(0, dh);
         store(s.dh.row(b) + u * W, past);
         store(s.dproj.row(b) + u * W, dh);
         store(at<S>(a.dproj, row + this->column(b), n) + u * W, dh, count);
@@ -664,9 +740,19 @@ struct Backward : Loop<Cell, S> {
     const int64_t unit = u * W;
     V saved[Base::kSavedSlots], dx[G];
     const V h_prev = load_step(n, steps, p, b, u, saved);
-    Cell::backward_second(saved, h_prev, dh, dx);
+    const int64_t row = this->row(steps, p, b);
+    if (a.zoned) {
+      const V past = dh * this->kept(0, row, n, u, count);
+      store(s.past.row(b) + unit, past);
+      dh -= past;
+    }
+    if (this->clipped())
+      Cell::backward_second(saved, h_prev, dh, dx, marked(n, row, u, count));
+    else
+      Cell::backward_second(saved, h_prev, dh, dx);
+    limit_gradients(dx + Base::G1, Base::G2);
     store(s.dh.row(b) + unit, dh);
-    S* dx_row = at<S>(a.dgates_x, this->row(steps, p, b), n) + unit;
+    S* dx_row = at<S>(a.dgates_x, row, n) + unit;
     for (int g = Base::G1; g < G; ++g) {
       store(dx_row + g * a.H, dx[g], count);
       store(s.dsecond.row(b) + (g - Base::G1) * a.H + unit, dx[g], count);
@@ -679,7 +765,14 @@ struct Backward : Loop<Cell, S> {
     const int64_t unit = u * W, row = this->row(steps, p, b);
     V saved[Base::kSavedSlots], dx[G], dh_prev{}, operand{};
     const V h_prev = load_step(n, steps, p, b, u, saved);
-    Cell::backward_first(saved, h_prev, load(s.dh.row(b) + unit), doperand, dx, dh_prev, operand);
+    const V dh = load(s.dh.row(b) + unit);
+    if (this->clipped())
+      Cell::backward_first(saved, h_prev, dh, doperand, dx, dh_prev, operand,
+                           marked(n, row, u, count));
+    else
+      Cell::backward_first(saved, h_prev, dh, doperand, dx, dh_prev, operand);
+    limit_gradients(dx, Base::G1);
+    if (a.zoned) dh_prev += load(s.past.row(b) + unit);
     for (int g = 0; g < Base::G1; ++g) {
       store(at<S>(a.dgates_x, row, n) + g * a.H + unit, dx[g], count);
       store(s.dgates[p & 1].row(b) + g * a.H + unit, dx[g], count);
@@ -756,23 +849,24 @@ struct Backward : Loop<Cell, S> {
                       count);
     }
 
-    if constexpr (M > 0) {
-      V of_cell[M], dparams[M];
-      this->load_params(n, u, of_cell);
-      for (int m = 0; m < M; ++m) dparams[m] = load(s.dparams.row(b * M + m) + unit);
-      Cell::backward(saved, h, h_prev, s_prev, dh, ds, dx, da, dh_prev, of_cell, dparams);
-      for (int m = 0; m < M; ++m) store(s.dparams.row(b * M + m) + unit, dparams[m]);
-    } else {
-      Cell::backward(saved, h, h_prev, s_prev, dh, ds, dx, da, dh_prev);
-    }
-
-    if (a.grad_clip > 0) {
-      const V bound = broadcast(C(a.grad_clip));
-      for (int g = 0; g < G; ++g) {
-        dx[g] = limit(dx[g], bound);
-        if constexpr (Cell::kApart) da[g] = limit(da[g], bound);
+    auto backward = [&](auto&& clips) {
+      if constexpr (M > 0) {
+        V of_cell[M], dparams[M];
+        this->load_params(n, u, of_cell);
+        for (int m = 0; m < M; ++m) dparams[m] = load(s.dparams.row(b * M + m) + unit);
+        Cell::backward(saved, h, h_prev, s_prev, dh, ds, dx, da, dh_prev, of_cell, dparams, clips);
+        for (int m = 0; m < M; ++m) store(s.dparams.row(b * M + m) + unit, dparams[m]);
+      } else {
+        Cell::backward(saved, h, h_prev, s_prev, dh, ds, dx, da, dh_prev, clips);
       }
-    }
+    };
+    if (this->clipped())
+      backward(marked(n, row, u, count));
+    else
+      backward(Unclipped{});
+
+    limit_gradients(dx, G);
+    if constexpr (Cell::kApart) limit_gradients(da, G);
     S* dx_row = at<S>(a.dgates_x, row, n) + unit;
     C* exchange = s.dgates[p & 1].row(b) + unit;
     for (int g = 0; g < G; ++g) {
@@ -794,10 +888,13 @@ struct Backward : Loop<Cell, S> {
     if (!a.projected) store(s.dh.row(b) + unit, dh_prev + past);
   }
 
-  // Within -bound and bound; NaN stays.
-  static V limit(V x, V bound) {
-    x = x > bound ? bound : x;
-    return x < -bound ? -bound : x;
+  void limit_gradients(V* gates, int count) const {
+    if (!(a.grad_clip > 0)) return;
+    for (int g = 0; g < count; ++g) gates[g] = limit(gates[g], broadcast(C(a.grad_clip)));
+  }
+  // The bounds of a block of units, and which of them the forward reached.
+  Clipping<C> marked(int64_t n, int64_t row, int64_t u, int count) const {
+    return this->bounds(load(at<C>(a.reserve, row, n) + this->marks_at() + u * W, count));
   }
 
   // Where the x-th state beside h lies in what was kept of a step, in vectors of H.
@@ -830,7 +927,7 @@ struct Backward : Loop<Cell, S> {
       else if (first)
         copy_row(state, at<S>(a.states[1 + x], this->column(b), n), H);
       else
-        copy_row(state, at<C>(a.reserve, before, n) + (Cell::kSaved - X + x) * H, H);
+        copy_row(state, at<C>(a.reserve, before, n) + kept_state(x) * H, H);
       r.s_prev[x] = state;
       r.ds[x] = s.dextra[x].row(b);
       if (a.others[x].data)
@@ -838,7 +935,45 @@ struct Backward : Loop<Cell, S> {
           store(r.ds[x] + u * W, load(r.ds[x] + u * W) + load(at<S>(a.others[x], row, n) + u * W,
                                                               this->lanes(u, H)));
     }
-    Cell::backward(r);
+    // Of the i-th state's gradient zoneout lets a part past the cell.
+    auto split = [&](int i, C* grad, C* past) {
+      for (int64_t u = 0; u < this->blocks_of(H); ++u) {
+        const V all = load(grad + u * W);
+        const V part = all * this->kept(i, row, n, u, this->lanes(u, H));
+        store(past + u * W, part);
+        store(grad + u * W, all - part);
+      }
+    };
+    auto add = [&](C* to, const C* from) {
+      for (int64_t u = 0; u < this->blocks_of(H); ++u)
+        store(to + u * W, load(to + u * W) + load(from + u * W));
+    };
+    C* const past = rows + kRowOfPast * ld;
+    if (a.zoned) {
+      split(0, rows, past);
+      for (int x = 0; x < X; ++x) split(1 + x, r.ds[x], past + (1 + x) * ld);
+    }
+    if (this->clipped())
+      Cell::backward(r, RowClipping<C>{C(a.gate_clip), C(a.cell_clip), nullptr,
+                                       kept + this->marks_at()});
+    else
+      Cell::backward(r);
+    if (a.zoned) {
+      add(r.dh_prev, past);
+      for (int x = 0; x < X; ++x) add(r.ds[x], past + (1 + x) * ld);
+    }
+    if (a.grad_clip > 0) {
+      for (int64_t i = 0; i < G * ld; i += W) {
+        V grad = load(r.dx + i);
+        limit_gradients(&grad, 1);
+        store(r.dx + i, grad);
+      }
+      each_block<C>(G * H, [&](int64_t i, int lanes) {
+        V grad = load(r.da + i, lanes);
+        limit_gradients(&grad, 1);
+        store(r.da + i, grad, lanes);
+      });
+    }
     if (reset)
       for (int x = 0; x < X; ++x)
         for (int64_t u = 0; u < this->blocks_of(H); ++u) {

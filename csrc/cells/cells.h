@@ -9,6 +9,9 @@
 //   states' gradients, replaced by those of the previous step; dx and da receive the
 //   pre-activations' gradients (da only where kApart); dh_prev the direct part of
 //   h_{t-1}'s (only where kReadsH).
+//   Both get as a last argument the bounds of what happens in a step (clips.h), and set them:
+//   gate(g, x) of a pre-activation, cell(c) of the cell state, and in the backward
+//   gate_gradient(g, dx) and cell_gradient(dc) of what has arrived there.
 // Beyond the defaults below:
 //   kParams: numbers a unit beside weights and biases, as peepholes, in the order of the
 //   CellSpec's params and each of them gate by gate. forward gets them as a last argument p;
@@ -22,6 +25,8 @@
 //   writes the last gates' dx, backward_first(saved, h_prev, dh, doperand, dx, dh_prev, operand)
 //   the others', and once more the operand.
 #pragma once
+
+#include "../clips.h"
 
 namespace fastrnn {
 namespace FASTRNN_ISA {
