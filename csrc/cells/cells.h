@@ -20,10 +20,11 @@
 //   kWholeRow: a unit's result depends on its row, as with layer normalisation. forward and
 //   backward get a whole row of one sequence (row.h) in place of vectors of units.
 //   kSecond: of so many gates, the last, the recurrent product is of an operand that the others
-//   make. first(x, a, h_prev, saved, operand) comes before that product, second(x, a, h_prev,
-//   saved, h) after it; saved stays from one to the other. backward_second(saved, h_prev, dh, dx)
-//   writes the last gates' dx, backward_first(saved, h_prev, dh, doperand, dx, dh_prev, operand)
-//   the others', and once more the operand.
+//   make. first(x, a, h_in, saved, operand) comes before that product, second(x, a, h_prev,
+//   saved, h) after it; saved stays from one to the other, and h_in is h_prev as it enters the
+//   products, after dropout. backward_second(saved, h_prev, dh, dx) writes the last gates' dx,
+//   backward_first(saved, h_prev, h_in, dh, doperand, dx, dh_prev, dh_in, operand) the others',
+//   the gradients of both, and once more the operand.
 #pragma once
 
 #include "../clips.h"

@@ -47,7 +47,9 @@ struct SLstm : CellDefaults {
     const V share = 1 / saved[6], y = saved[5] * share;
     const V dc = ds[0] + dh * o * share;
     const V dn = ds[1] - dh * o * y * share;
-    const V di = (dc * g + dn) * i, df = s_prev[1] == 0 ? V{} : (dc * s_prev[0] + dn * s_prev[1]) * f;
+    // Where n was 0, f was kept from being more than 1; c need not have been 0 as well.
+    const auto bounded = (s_prev[1] == 0) & (f >= 1);
+    const V di = (dc * g + dn) * i, df = bounded ? V{} : (dc * s_prev[0] + dn * s_prev[1]) * f;
     const V dm = ds[2] - di - df;
     // m is the larger of the two exponents, whose gate is then exp(0) = 1; both, if they are equal.
     const V zero{}, half = dm * decltype(V{}[0] + 0 * V{}[0])(0.5);
