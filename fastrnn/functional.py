@@ -512,7 +512,7 @@ def _input_product(
     gates_x = gates_x.view(gates_x.shape[0], count, w_ih[0].shape[0])
     if normalise:
         parts = [norm(part) for norm, part in zip(normalise, gates_x.unbind(1), strict=True)]
-        gates_x = torch.stack(parts, 1)
+        gates_x = parts[0].unsqueeze(1) if count == 1 else torch.stack(parts, 1)
         if bias is not None:
             gates_x = gates_x + bias.view(count, -1)
     return gates_x, b_hh

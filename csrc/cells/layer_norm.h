@@ -13,8 +13,8 @@ struct LayerNormLstm : CellDefaults {
   static void forward(const RowForward<C, S>& r, const K& clips = {}) {
     using V = Vec<C>;
     const int64_t H = r.H;
-    const auto side = Moments<C>::of(
-        4, H, [&](int g, int64_t u, int lanes) { return load(r.a + g * r.ld + u, lanes); });
+    const auto side = Moments<C>::template of<4>(
+        H, [&](int g, int64_t u, int lanes) { return load(r.a + g * r.ld + u, lanes); });
     C* c_row = r.s[0];
     each_block<C>(H, [&](int64_t u, int lanes) {
       auto within = clips.at(u, lanes);
@@ -34,7 +34,8 @@ struct LayerNormLstm : CellDefaults {
       for (int k = 0; k < 9; ++k) store(r.saved + k * H + u, kept[k], lanes);
     });
     const auto cell =
-        Moments<C>::of(1, H, [&](int, int64_t u, int lanes) { return load(c_row + u, lanes); });
+        Moments<C>::template of<1>(
+        H, [&](int, int64_t u, int lanes) { return load(c_row + u, lanes); });
     each_block<C>(H, [&](int64_t u, int lanes) {
       const V y = cell(load(c_row + u, lanes)) * param(r.p, kParams, 4, u) +
                   param(r.p, kParams, 5, u);
@@ -47,10 +48,11 @@ struct LayerNormLstm : CellDefaults {
     using V = Vec<C>;
     const int64_t H = r.H;
     auto kept = [&](int k, int64_t u, int lanes) { return load(r.saved + k * H + u, lanes); };
-    const auto side = Moments<C>::of(
-        4, H, [&](int g, int64_t u, int lanes) { return kept(4 + g, u, lanes); });
+    const auto side = Moments<C>::template of<4>(
+        H, [&](int g, int64_t u, int lanes) { return kept(4 + g, u, lanes); });
     const auto cell =
-        Moments<C>::of(1, H, [&](int, int64_t u, int lanes) { return kept(8, u, lanes); });
+        Moments<C>::template of<1>(
+        H, [&](int, int64_t u, int lanes) { return kept(8, u, lanes); });
 
     // Through h = o tanh(y), to the normalised c; the gradient of o waits in dx.
     V sum{}, sum_c{};
@@ -123,7 +125,7 @@ struct LayerNormGru : CellDefaults {
     auto both = [&](int g, int64_t u, int lanes) {
       return load(r.x + g * H + u, lanes) + load(r.a + g * r.ld + u, lanes);
     };
-    const auto norm = Moments<C>::of(3, H, both);
+    const auto norm = Moments<C>::template of<3>(H, both);
     each_block<C>(H, [&](int64_t u, int lanes) {
       V a[3], y[3];
       for (int g = 0; g < 3; ++g) {
@@ -147,8 +149,8 @@ struct LayerNormGru : CellDefaults {
     using V = Vec<C>;
     const int64_t H = r.H;
     auto kept = [&](int k, int64_t u, int lanes) { return load(r.saved + k * H + u, lanes); };
-    const auto norm = Moments<C>::of(
-        3, H, [&](int g, int64_t u, int lanes) { return kept(3 + g, u, lanes); });
+    const auto norm = Moments<C>::template of<3>(
+        H, [&](int g, int64_t u, int lanes) { return kept(3 + g, u, lanes); });
     V sum{}, sum_a{};
     each_block<C>(H, [&](int64_t u, int lanes) {
       const V reset = kept(0, u, lanes), update = kept(1, u, lanes), n = kept(2, u, lanes);

@@ -59,6 +59,8 @@ _REST = inspect.Parameter.VAR_KEYWORD
 
 def normalise_layer(gates_x: Tensor, weight: Tensor, num_heads: int) -> Tensor:
     """Layer normalisation of the gates ``[S, G*H]``, each head's by itself."""
+    if num_heads == 1:
+        return layer_norm(gates_x, gates_x.shape[1:], weight)
     by_head = gates_x.unflatten(1, (num_heads, -1))
     return layer_norm(by_head, by_head.shape[2:]).flatten(1) * weight
 
