@@ -45,11 +45,11 @@ States states(const Triple& t) { return {address<void>(t[0]), t[1], t[2]}; }
 Weight weight(const Triple& t) { return {address<const void>(t[0]), t[1], t[2]}; }
 
 // What is asked for beside: the address of lengths; resets, to what, and the states; dropout;
-// zoneout's masks, or the parts; the bound of gradients; the states of all steps, or their
-// gradients; the gradients of the states of resets.
+// zoneout's masks, or the parts; the bounds (fastrnn/options.py), 0 for none; the states of all
+// steps, or their gradients; the gradients of the states of resets.
 using Options =
     std::tuple<int64_t, Triple, int, std::vector<Triple>, Triple, std::vector<Triple>,
-               std::vector<double>, double, std::vector<Triple>, std::vector<Triple>>;
+               std::vector<double>, std::array<double, 4>, std::vector<Triple>, std::vector<Triple>>;
 
 // Where each step's rows begin, and how many sequences reach it, the longest first.
 struct StepRows {
@@ -178,7 +178,7 @@ struct Call {
 
  private:
   void read_options(const Options& given) {
-    const auto& [lengths, reset, to, states_of_reset, dropout, zoneout, parts, bound, others,
+    const auto& [lengths, reset, to, states_of_reset, dropout, zoneout, parts, bounds, others,
                  of_resets] = given;
     args.options = true;
     if (!steps.columns.empty()) args.columns = steps.columns.data();
@@ -186,7 +186,8 @@ struct Call {
     args.reset_to = ResetTo(to);
     args.dropout = states(dropout);
     args.zoned = !zoneout.empty() || !parts.empty();
-    args.grad_clip = bound;
+    args.cell_clip = bounds[0], args.proj_clip = bounds[1];
+    args.gate_clip = bounds[2], args.grad_clip = bounds[3];
     read_rows(states_of_reset, 0, args.reset_states);
     read_rows(zoneout, 0, args.zoneout);
     std::copy(parts.begin(), parts.end(), args.zoneout_p);

@@ -4,7 +4,8 @@
 #include "layer.h"
 #include "linear.h"
 #include "outer.h"
-#include "scan.h"
+#include "scan_backward.h"
+#include "scan_forward.h"
 #include "step.h"
 
 namespace fastrnn {

@@ -10,7 +10,7 @@
 // G H K a step.
 #pragma once
 
-#include "scan.h"
+#include "scan_forward.h"
 
 namespace fastrnn {
 namespace FASTRNN_ISA {

@@ -67,26 +67,35 @@ template <class C>
 struct Moments {
   C mean, scale;
 
-  template <class At>
-  static inline Moments of(int G, int64_t H, At&& at) {
+  // A sum for each row, so that no addition waits for the one before it.
+  template <int G, class At>
+  static inline Moments of(int64_t H, At&& at) {
     const C count = C(G) * C(H);
-    Vec<C> sum{};
-    for (int g = 0; g < G; ++g)
-      each_block<C>(H, [&](int64_t u, int lanes) { sum += at(g, u, lanes); });
-    const C mean = sum_of_lanes<C>(sum) / count;
-    Vec<C> squares{};
-    for (int g = 0; g < G; ++g)
-      each_block<C>(H, [&](int64_t u, int lanes) {
+    Vec<C> sums[G] = {}, squares[G] = {};
+    each_block<C>(H, [&](int64_t u, int lanes) {
+      for (int g = 0; g < G; ++g) sums[g] += at(g, u, lanes);
+    });
+    const C mean = total(sums) / count;
+    each_block<C>(H, [&](int64_t u, int lanes) {
+      for (int g = 0; g < G; ++g) {
         const Vec<C> d = first_lanes<C>(at(g, u, lanes) - mean, lanes);
-        squares += d * d;
-      });
-    const C variance = sum_of_lanes<C>(squares) / count;
+        squares[g] += d * d;
+      }
+    });
+    const C variance = total(squares) / count;
     return {mean, C(1) / C(__builtin_sqrt(variance + C(kEps)))};
   }
 
   inline Vec<C> operator()(Vec<C> x) const { return (x - mean) * scale; }
 
   static constexpr double kEps = 1e-5;  // torch's
+
+  template <int G>
+  static inline C total(const Vec<C> (&sums)[G]) {
+    Vec<C> sum = sums[0];
+    for (int g = 1; g < G; ++g) sum += sums[g];
+    return sum_of_lanes<C>(sum);
+  }
 
   // v with zeros past the first lanes.
   template <class D>

@@ -69,10 +69,10 @@ struct ScanArgs {
   bool zoned = false;
   Rows zoneout[kMaxStates];          // bytes; or else the part that is kept:
   double zoneout_p[kMaxStates] = {};
+  double gate_clip = 0, cell_clip = 0, proj_clip = 0, grad_clip = 0;  // or 0; the last backward only
   Rows others[kMaxStates];           // the states beside h at each step; backward: their gradients
 
   // Backward only.
-  double grad_clip = 0;              // or 0
   Rows grad_resets[kMaxStates];
   Rows grad_out, dgates_x, dgates_h, dproj;
   States grad_finals[kMaxStates], grad_states[kMaxStates];

@@ -21,7 +21,7 @@ RECORDS = HERE / "results"
 # In the order of docs/systems.md.
 PROGRAMS = (
     "gradients", "language_model", "digits", "tagging", "classification", "seq2seq", "pointer",
-    "captioning", "tree", "transformer", "forecasting", "streaming", "distributed",
+    "captioning", "tree", "transformer", "forecasting", "policy", "streaming", "distributed",
 )  # fmt: skip
 
 

@@ -2,11 +2,15 @@
 
 `RNN`, `LSTM`, `GRU`, their cells and `MultiheadAttention` are modules, with the attentions of
 recurrent models beside them; `fastrnn.functional` is the same
-without modules; `convert` and `to_torch` swap the layers of a whole model.
+without modules; `convert` and `to_torch` swap the layers of a whole model, `interop` takes
+weights of other libraries.
 """
 
 # torch first: its OpenMP runtime must be the one the extension finds.
 import torch as _torch  # noqa: F401  # isort: skip
+
+import importlib as _importlib
+from typing import Any as _Any
 
 from . import functional, init
 from .backends import use_backend
@@ -45,6 +49,18 @@ from .modules import (
 from .tbptt import tbptt
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> _Any:
+    """`fastrnn.interop` is imported when it is first wanted."""
+    if name == "interop":
+        return _importlib.import_module("fastrnn.interop")
+    raise AttributeError(f"module 'fastrnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "interop"])
+
 
 __all__ = [
     "GRU",

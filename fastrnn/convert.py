@@ -39,7 +39,8 @@ def convert(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
             names are those of ``model.named_modules()``, called once a layer. None: all.
 
     Returns:
-        ``model``, or the new layer if ``model`` itself is one and was swapped.
+        ``model``; where ``model`` itself is such a layer, the new one, and the old one stays as
+        it was: ``layer = fastrnn.convert(layer)``.
     """
     return _swap(model, _TO_FASTRNN, filter_fn)
 
@@ -47,8 +48,13 @@ def convert(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
 def to_torch(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     """The way back of `convert`: swap fastrnn's layers for torch's, in place.
 
-    A ``backend`` that was set on a layer is forgotten. Left alone is also what torch has not:
-    layers with heads or a single bias, and other cells. The rest is as in `convert`.
+    A ``backend`` that was set on a layer is forgotten. Left alone, without a word, is also what
+    torch has not: layers with heads or a single bias, and other cells (``MinGRU``,
+    ``LayerNormLSTM``). ``[m for m in model.modules() if type(m).__module__.startswith("fastrnn")]``
+    are those that are left. The rest is as in `convert`.
+
+    Raises:
+        RuntimeError: a layer has settings that torch's has not, such as ``zoneout``.
     """
     return _swap(model, _TO_TORCH, filter_fn)
 

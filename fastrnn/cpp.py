@@ -13,7 +13,6 @@ from torch.autograd import forward_ad
 from . import allocate
 from .cells import CellSpec
 from .options import GIVEN, INITIAL, PLAIN, ZERO, Options
-from .options import why_not as why_not_with
 from .reference import accumulation_dtype
 
 try:
@@ -31,23 +30,15 @@ _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16:
 PRODUCT_DTYPES = (torch.float32, torch.float64)
 _LARGE = 4 << 20  # bytes
 
-# Of what `Options.asked` tells, what the kernels do; and what only those of cells that work unit
-# by unit do.
-_SERVED = frozenset({"lengths", "resets", "recurrent dropout", "the states of all steps"})
-_SERVED_BY_UNITS = _SERVED | {"zoneout", "clipping of gradients"}
-
 
 def why_not(
     spec: CellSpec, device: torch.device, dtype: torch.dtype, options: Options = PLAIN
 ) -> str | None:
-    """The reason this backend cannot serve, None if it can."""
+    """The reason this backend cannot serve, None if it can; all options it serves."""
     reason = why_not_at_all(device, dtype)
     if reason is None and spec.name not in _CELLS:
         return f"it has no kernel for the cell {spec.name!r}"
-    if reason is not None or options is PLAIN:
-        return reason
-    by_units = not (spec.whole_row or spec.second)
-    return why_not_with(options, _SERVED_BY_UNITS if by_units else _SERVED)
+    return reason
 
 
 def why_not_at_all(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -158,7 +149,7 @@ class _Held:
             (0, 0, 0) if self.dropout is None else _states(self.dropout),
             [_rows(mask) for mask in self.zoneout],
             [] if self.zoneout else list(options.zoneout_p),
-            options.grad_clip if options.grad_clip < math.inf else 0.0,
+            [bound if bound < math.inf else 0.0 for bound in options.clips],
             others,
             grads_of_reset,
         )

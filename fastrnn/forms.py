@@ -28,6 +28,16 @@ def check_bias(bias: Bias) -> Bias:
     return bias
 
 
+def check_heads(num_heads: int, hidden_size: int) -> None:
+    """Raises ValueError unless so many units can be dealt out to so many heads."""
+    if isinstance(num_heads, bool) or not isinstance(num_heads, int) or num_heads < 1:
+        raise ValueError(f"num_heads should be a positive integer, got: {num_heads!r}")
+    if hidden_size % num_heads:
+        raise ValueError(
+            f"hidden_size should be divisible by num_heads, got {hidden_size}, {num_heads}"
+        )
+
+
 def weight_names(spec: CellSpec, bias: Bias = True, projected: bool = False) -> list[str]:
     """The names in the order in which the functional forms take them."""
     names = ["weight_ih", *["weight_hh"] * spec.recurrent, *_BIASES[bias], *spec.params]

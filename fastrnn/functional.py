@@ -191,6 +191,17 @@ def recurrent(
     Returns:
         output, shaped as the input with ``D*H`` features, and the final states, as ``hx``.
         The rest, and errors, are as in `rnn`.
+
+    >>> from fastrnn.cells import CELLS
+    >>> from fastrnn.forms import weight_shapes
+    >>> shapes = weight_shapes(CELLS["peephole_lstm"], "single", features=6, hidden=4)
+    >>> shapes
+    {'weight_ih': (16, 6), 'weight_hh': (16, 4), 'bias_ih': (16,), 'weight_ch': (12,)}
+    >>> weights = [torch.randn(shape) for shape in shapes.values()]
+    >>> x = torch.randn(10, 3, 6)  # [T, B, I]
+    >>> output, (h, c) = recurrent("peephole_lstm", x, None, weights, bias="single", zoneout=0.1)
+    >>> output.shape, h.shape, c.shape
+    (torch.Size([10, 3, 4]), torch.Size([1, 3, 4]), torch.Size([1, 3, 4]))
     """
     return _layers(
         _spec_of(cell), False, input, hx, weights, bias, num_layers, dropout, training,
@@ -347,9 +358,7 @@ def _layers(
         hx = _zeros(spec, input, weights, num_layers * directions, batch, each if projected else 0)
     if call.asks:
         widths = [state.shape[2] for state in hx]
-        call = call.check(
-            spec, steps, batch, directions, num_layers, widths, batch_first, input.device
-        )
+        call = call.check(spec, steps, batch, directions, num_layers, widths, batch_first, input)
         if call.lengths is not None:
             input = clear_padding(input, call.lengths)
     rows = input if batch_sizes is not None else input.reshape(steps * batch, input.shape[2])
@@ -503,7 +512,7 @@ def _input_product(
     gates_x = gates_x.view(gates_x.shape[0], count, w_ih[0].shape[0])
     if normalise:
         parts = [norm(part) for norm, part in zip(normalise, gates_x.unbind(1), strict=True)]
-        gates_x = torch.stack(parts, 1)
+        gates_x = parts[0].unsqueeze(1) if count == 1 else torch.stack(parts, 1)
         if bias is not None:
             gates_x = gates_x + bias.view(count, -1)
     return gates_x, b_hh

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .cells import CellSpec
 from .checks import check_shape
-from .forms import Bias, weight_names, weight_shapes
+from .forms import Bias, check_heads, weight_names, weight_shapes
 from .operators import watched
 
 
@@ -75,8 +75,7 @@ def check_layers(
         raise RuntimeError(f"weight_hr_l0 must have 2 dimensions, got {weights[each - 1].dim()}")
     hidden = weights[0].shape[0] // spec.num_gates
     k = weights[each - 1].shape[0] if projected else hidden
-    if hidden % num_heads:
-        raise ValueError(f"hidden_size should be divisible by num_heads, got {hidden}, {num_heads}")
+    check_heads(num_heads, hidden)
     shapes = [
         weight_shapes(spec, bias, features, hidden, k if projected else 0, num_heads)
         for features in (input.shape[-1], directions * k)

@@ -283,6 +283,7 @@ class _Recurrence:
         """h before the projection, and the new states."""
         options = self.options
         clips = Clip(options.cell_clip, options.gate_clip)
+        gates_x = _clip_gradient(gates_x, options.grad_clip)
         operand = None
         if self.weight_hh is not None:
             h = states[0] if self.dropout is None else states[0] * self.dropout
@@ -294,19 +295,17 @@ class _Recurrence:
             gates_h = h @ self.weight_hh[:first].t()
             if self.add_gates_h is not None:
                 gates_h = gates_h + self.add_gates_h[t, :, :first]
+            gates_h = _clip_gradient(gates_h, options.grad_clip)
             if self.spec.operand is not None:
                 operand = self.spec.operand(gates_x[:, :first], gates_h, h, clips)
                 second = operand @ self.weight_hh[first:].t()
                 if self.add_gates_h is not None:
                     second = second + self.add_gates_h[t, :, first:]
-                gates_h = torch.cat([gates_h, second], 1)
+                gates_h = torch.cat([gates_h, _clip_gradient(second, options.grad_clip)], 1)
         elif self.add_gates_h is not None:
-            gates_h = self.add_gates_h[t]
+            gates_h = _clip_gradient(self.add_gates_h[t], options.grad_clip)
         else:
             gates_h = torch.zeros_like(gates_x)
-        if options.grad_clip < math.inf:
-            gates_x = _ClipGradient.apply(gates_x, options.grad_clip)
-            gates_h = _ClipGradient.apply(gates_h, options.grad_clip)
         hidden, *others = self.spec.step(gates_x, gates_h, tuple(states), self.params, clips)
         h = hidden
         if self.weight_hr is not None:
@@ -323,6 +322,12 @@ class _Recurrence:
             kept = zip(options.zoneout_p, states, new, strict=True)
             new = [b + p * (a - b) if p else b for p, a, b in kept]
         return hidden if operand is None else operand, new
+
+
+def _clip_gradient(x: Tensor, bound: float) -> Tensor:
+    """The same, whose gradient is kept between -bound and bound."""
+    clipped: Tensor = x if bound == math.inf else _ClipGradient.apply(x, bound)
+    return clipped
 
 
 class _ClipGradient(torch.autograd.Function):

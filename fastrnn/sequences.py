@@ -8,6 +8,7 @@ scan.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import dropout
 
 from .cells import CellSpec
+from .checks import check_agreement
 from .operators import watched
 from .options import GIVEN, INITIAL, ZERO, Options
 
@@ -61,7 +63,7 @@ class Settings:
                 raise ValueError(f"{name} wants a recurrent product, and {spec.name} has none")
         for name in ("cell_clip", "proj_clip", "gate_clip", "grad_clip"):
             bound = getattr(self, name)
-            if bound is not None and not bound > 0:
+            if bound is not None and not (is_number(bound) and bound > 0):
                 raise ValueError(f"{name} should be a positive number or None, got: {bound!r}")
         if self.cell_clip is not None and spec.clipped is None:
             raise ValueError(f"cell_clip wants a cell state, and {spec.name} has none")
@@ -70,23 +72,21 @@ class Settings:
         if self.reverse and bidirectional:
             raise ValueError("reverse is for one direction, got bidirectional=True as well")
         every = self.checkpoint_every
-        if every is not None and (not isinstance(every, int) or every < 1):
+        if every is not None and (
+            isinstance(every, bool) or not isinstance(every, int) or every < 1
+        ):
             raise ValueError(f"checkpoint_every should be a positive integer, got: {every!r}")
 
     def zoneouts(self, spec: CellSpec) -> list[float]:
         """One for each of a cell's states."""
-        if isinstance(self.zoneout, (int, float)):
-            found = [float(self.zoneout)] * len(spec.states)
-        else:
-            found = [float(p) for p in self.zoneout]
-        if len(found) != len(spec.states):
-            raise ValueError(
-                f"zoneout should be a number or one for each of {', '.join(spec.states)}, "
-                f"got: {self.zoneout!r}"
-            )
-        for p in found:
-            _check_probability("zoneout", p)
-        return found
+        given = self.zoneout
+        found: list[Any] = (
+            list(given) if isinstance(given, (tuple, list)) else [given] * len(spec.states)
+        )
+        if len(found) != len(spec.states) or not all(is_number(p) and 0 <= p <= 1 for p in found):
+            each = f", or one for each of {', '.join(spec.states)}" if len(spec.states) > 1 else ""
+            raise ValueError(f"zoneout should be a number in range [0, 1]{each}, got: {given!r}")
+        return [float(p) for p in found]
 
     def described(self) -> str:
         """Those that are not off, as arguments."""
@@ -98,8 +98,12 @@ class Settings:
 OFF = Settings()
 
 
+def is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def _check_probability(name: str, p: Any) -> None:
-    if not isinstance(p, (int, float)) or isinstance(p, bool) or not 0 <= p <= 1:
+    if not is_number(p) or not 0 <= p <= 1:
         raise ValueError(f"{name} should be a number in range [0, 1], got: {p!r}")
 
 
@@ -136,15 +140,29 @@ class Call:
             raise ValueError("lengths are for batched input, got an unbatched one")
         if self is NOTHING:
             return self
-        to = self.reset_to
+        reset, to = self.reset, self.reset_to
+        if reset is not None:
+            check_mask(reset)
+            if reset.dim() not in (1, 2):
+                raise RuntimeError(
+                    "For unbatched input, reset should be 1-D, or 2-D with an entry for each "
+                    f"direction, got {reset.dim()}-D tensor"
+                )
+            reset = reset.unsqueeze(batch_dim)
         if not isinstance(to, str):
-            to = tuple(s.unsqueeze(2) for s in ((to,) if isinstance(to, Tensor) else to))
-        reset = None if self.reset is None else self.reset.unsqueeze(batch_dim)
+            to = _as_states(to)
+            for index, state in enumerate(to):
+                if state.dim() != 3:
+                    raise RuntimeError(
+                        f"For unbatched input, reset_to[{index}] should be 3-D, [T, L*D, K], "
+                        f"got {state.dim()}-D tensor"
+                    )
+            to = tuple(state.unsqueeze(2) for state in to)
         return replace(self, reset=reset, reset_to=to)
 
     def check(
         self, spec: CellSpec, steps: int, batch: int, directions: int, layers: int,
-        widths: Sequence[int], batch_first: bool, device: torch.device,
+        widths: Sequence[int], batch_first: bool, input: Tensor,
     ) -> Call:  # fmt: skip
         """Itself with lengths and resets as the scan takes them: int64, time first, ``[T, B, D]``.
 
@@ -154,54 +172,40 @@ class Call:
         """
         lengths, reset, to = self.lengths, self.reset, self.reset_to
         if lengths is not None:
-            _check_tensor("lengths", lengths)
-            if lengths.dtype.is_floating_point or lengths.dtype in (torch.bool, torch.complex64):
-                raise TypeError(f"lengths should be integers, got {lengths.dtype}")
-            if lengths.shape != (batch,):
-                raise RuntimeError(f"Expected lengths size ({batch},), got {list(lengths.shape)}")
-            if lengths.device.type == "cpu" and not watched((lengths,)) and batch:
-                least, most = int(lengths.min()), int(lengths.max())
-                if least < 0 or most > steps:
-                    raise ValueError(
-                        f"lengths should be between 0 and the number of steps, {steps}, "
-                        f"got {least if least < 0 else most}"
-                    )
-            else:  # their values are not to be waited for
-                lengths = lengths.to(torch.int64).clamp(0, steps)
-            lengths = lengths.to(device, torch.int64, non_blocking=device.type == "cuda")
+            lengths = check_lengths(lengths, steps, batch, input.device)
         if isinstance(to, str) and to not in (ZERO, INITIAL):
             raise ValueError(f"reset_to should be 'zero', 'initial' or states, got: {to!r}")
+        if not isinstance(to, str):
+            to = _as_states(to)
         if reset is None:
             if not isinstance(to, str) or to != ZERO:
                 raise ValueError("reset_to says what a reset is to, and there is no reset")
             return replace(self, lengths=lengths)
-        _check_tensor("reset", reset)
-        if reset.dtype != torch.bool:
-            raise TypeError(f"reset should be a bool tensor, got {reset.dtype}")
+        check_mask(reset)
         shape = (batch, steps) if batch_first else (steps, batch)
         if reset.shape not in (shape, (*shape, directions)):
-            raise RuntimeError(f"Expected reset size {shape}, got {list(reset.shape)}")
-        if reset.device != device:
-            raise RuntimeError(f"reset is on {reset.device}, but input is on {device}")
+            raise RuntimeError(
+                f"Expected reset size {shape}, or {(*shape, directions)} with an entry for each "
+                f"direction, got {list(reset.shape)}"
+            )
+        if reset.device != input.device:
+            raise RuntimeError(f"reset is on {reset.device}, but input is on {input.device}")
         if batch_first:
             reset = reset.transpose(0, 1)
         if reset.dim() == 2:
             reset = reset.unsqueeze(2).expand(-1, -1, directions)
         if not isinstance(to, str):
-            to = (to,) if isinstance(to, Tensor) else tuple(to)
             if len(to) != len(spec.states):
                 raise RuntimeError(
                     f"reset_to should have the states {', '.join(spec.states)}, got {len(to)}"
                 )
             for index, (state, width) in enumerate(zip(to, widths, strict=True)):
-                _check_tensor("reset_to", state)
                 expected = (steps, layers * directions, batch, width)
                 if state.shape != expected:
                     raise RuntimeError(
                         f"Expected reset_to[{index}] size {expected}, got {list(state.shape)}"
                     )
-                if state.device != device:
-                    raise RuntimeError(f"reset_to is on {state.device}, but input is on {device}")
+            check_agreement(input, [f"reset_to[{index}]" for index in range(len(to))], to)
         return replace(self, lengths=lengths, reset=reset, reset_to=to)
 
 
@@ -232,9 +236,62 @@ def as_keywords(given: Settings | Call) -> dict[str, Any]:
     return {f.name: getattr(given, f.name) for f in fields(given)}
 
 
-def _check_tensor(name: str, value: Any) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} should be a tensor, got {type(value).__name__}")
+def check_lengths(lengths: Any, steps: int, batch: int, device: torch.device) -> Tensor:
+    """Lengths as the scan takes them: int64 on the input's device.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: they are no integers, or not so many; on the CPU
+            also, one is not between 0 and the number of steps.
+    """
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"lengths should be a tensor, got {type(lengths).__name__}")
+    dtype = lengths.dtype
+    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        raise TypeError(f"lengths should be integers, got {dtype}")
+    if lengths.layout != torch.strided:
+        raise TypeError(f"lengths should be a dense tensor, got {lengths.layout}")
+    if lengths.shape != (batch,):
+        raise RuntimeError(f"Expected lengths size ({batch},), got {list(lengths.shape)}")
+    if lengths.device.type == "meta" and device.type != "meta":
+        raise RuntimeError(f"lengths is on meta, but input is on {device}")
+    lengths = lengths.to(torch.int64)
+    if lengths.device.type == "cpu" and not watched((lengths,)) and batch:
+        least, most = int(lengths.min()), int(lengths.max())
+        if least < 0 or most > steps:
+            raise ValueError(
+                f"lengths should be between 0 and the number of steps, {steps}, "
+                f"got {least if least < 0 else most}"
+            )
+    else:  # their values are not to be waited for
+        lengths = lengths.clamp(0, steps)
+    return lengths.to(device, non_blocking=device.type == "cuda")
+
+
+def check_mask(reset: Any) -> None:
+    if not isinstance(reset, Tensor):
+        raise TypeError(f"reset should be a bool tensor, got {type(reset).__name__}")
+    if reset.dtype != torch.bool:
+        raise TypeError(
+            f"reset should be a bool tensor, True where the state is to be replaced, got "
+            f"{reset.dtype}; of numbers, pass reset != 0"
+        )
+    if reset.layout != torch.strided:
+        raise TypeError(f"reset should be a dense tensor, got {reset.layout}")
+
+
+def _as_states(to: Any) -> tuple[Tensor, ...]:
+    """What ``reset_to`` gives, if it is no word."""
+    states = tuple(to) if isinstance(to, (tuple, list)) else (to,)
+    for state in states:
+        if not isinstance(state, Tensor):
+            among = f" with {type(state).__name__} among them" if state is not to else ""
+            raise TypeError(
+                "reset_to should be 'zero', 'initial', a tensor or a tuple of tensors, "
+                f"got {type(to).__name__}{among}"
+            )
+        if state.layout != torch.strided:
+            raise TypeError(f"reset_to should be dense tensors, got {state.layout}")
+    return states
 
 
 def clear_padding(input: Tensor, lengths: Tensor) -> Tensor:

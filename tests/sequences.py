@@ -22,12 +22,13 @@ class Scan:
 
     cell: str
     gates_x: torch.Tensor
-    weight_hh: torch.Tensor
+    weight_hh: torch.Tensor | None
     bias_hh: torch.Tensor | None
     weight_hr: torch.Tensor | None
     states: list[torch.Tensor]
     batch_sizes: torch.Tensor | None
     reverse: list[bool]
+    params: list[torch.Tensor]
     options: Options
     seed: int
 
@@ -35,6 +36,7 @@ class Scan:
     def leaves(self):
         """Everything that has a gradient."""
         given = [self.gates_x, self.weight_hh, self.bias_hh, self.weight_hr, *self.states]
+        given += self.params
         return [t for t in (*given, *self.options.reset_states) if t is not None]
 
     def to(self, dtype):
@@ -90,6 +92,10 @@ def draw_scan(
     def coin(*shape, p=0.4):
         return torch.rand(shape, generator=generator) < p
 
+    def state(name, *shape):
+        drawn = normal(*shape)
+        return drawn.abs() + 0.5 if name == "n" else drawn  # by which sLSTM divides
+
     lengths = torch.randint(0, steps + 1, (batch,), generator=generator)
     batch_sizes = None
     if packed:
@@ -104,25 +110,29 @@ def draw_scan(
         if f"reset {to}" in features:
             options |= {"reset": coin(rows, n), "reset_to": to}
             if to == "given":
-                options["reset_states"] = [normal(rows, n, size) for size in sizes]
+                options["reset_states"] = [
+                    state(name, rows, n, size)
+                    for name, size in zip(spec.states, sizes, strict=True)
+                ]
     if "dropout" in features:
         options["dropout"] = coin(n, batch, k, p=0.7).to(dtype) * 1.5
     if "zoneout" in features:
         options["zoneout"] = [coin(rows, n, size) for size in sizes]
     if "zoneout_p" in features:
-        options["zoneout_p"] = [0.25, 0.375][: len(sizes)]
+        options["zoneout_p"] = [0.25, 0.375, 0.5, 0.125][: len(sizes)]
     bounds = {"cell_clip": 0.3, "proj_clip": 0.2, "gate_clip": 0.6, "grad_clip": 0.25}
     options["clips"] = [b if name in features else math.inf for name, b in bounds.items()]
     scale = hidden**-0.5
     return Scan(
         cell,
         normal(rows, n, width),
-        normal(n, width, k) * scale,
+        normal(n, width, k) * scale if spec.recurrent else None,
         normal(n, width) * scale if bias else None,
         normal(n, projection, hidden) * scale if projection else None,
-        [normal(n, batch, size) for size in sizes],
+        [state(name, n, batch, size) for name, size in zip(spec.states, sizes, strict=True)],
         batch_sizes,
         list(reverse),
+        [normal(n, size * hidden) for size in spec.param_widths],
         Options(**options) if features else PLAIN,
         seed,
     )
@@ -137,7 +147,15 @@ def results(run, scan):
     upstream = [
         torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in tensors
     ]
-    gradients = torch.autograd.grad(tensors, scan.leaves, upstream, allow_unused=True)
+    # By hand, nothing leads to the output of sequences that have all ended.
+    attached = [(t, up) for t, up in zip(tensors, upstream, strict=True) if t.requires_grad]
+    gradients = (
+        torch.autograd.grad(
+            [t for t, _ in attached], scan.leaves, [up for _, up in attached], allow_unused=True
+        )
+        if attached
+        else [None] * len(scan.leaves)
+    )
     names = ["out", *(f"final{i}" for i in range(len(finals)))]
     names += [f"all{i}" for i in range(len(others))]
     found = dict(zip(names, tensors, strict=True))
@@ -199,16 +217,21 @@ def _step_by_hand(scan, i, b, row, states, initial):
         else:
             states = [given[row, i] for given in options.reset_states]
     h = states[0] if options.dropout is None else states[0] * options.dropout[i, b]
-    x, a = scan.gates_x[row, i], scan.weight_hh[i] @ h
-    if scan.bias_hh is not None:
-        a = a + scan.bias_hh[i]
-    if options.grad_clip < math.inf:
-        x, a = _Limit.apply(x, options.grad_clip), _Limit.apply(a, options.grad_clip)
+    x = _Limit.apply(scan.gates_x[row, i], options.grad_clip)
+
+    def recurrent(h, rows=slice(None)):
+        a = h.new_zeros(x[rows].shape)
+        if scan.weight_hh is not None:
+            a = scan.weight_hh[i, rows] @ h
+        if scan.bias_hh is not None:
+            a = a + scan.bias_hh[i, rows]
+        return _Limit.apply(a, options.grad_clip)
 
     def limit(tensor, bound):
         return tensor if bound == math.inf else hardtanh(tensor, -bound, bound)
 
     gate = options.gate_clip
+    a = recurrent(h)
     if scan.cell == "lstm":
         i_, f, g, o = limit(x + a, gate).chunk(4)
         c = limit(f.sigmoid() * states[1] + i_.sigmoid() * g.tanh(), options.cell_clip)
@@ -217,6 +240,14 @@ def _step_by_hand(scan, i, b, row, states, initial):
         (r_x, z_x, n_x), (r_h, z_h, n_h) = x.chunk(3), a.chunk(3)
         r, z = limit(r_x + r_h, gate).sigmoid(), limit(z_x + z_h, gate).sigmoid()
         new = [(1 - z) * limit(n_x + r * n_h, gate).tanh() + z * states[0]]
+    elif scan.cell == "gru_reset_before":
+        rz, n = slice(2 * len(h)), slice(2 * len(h), None)
+        r, z = limit(x[rz] + recurrent(h, rz), gate).sigmoid().chunk(2)
+        new_h = limit(x[n] + recurrent(r * h, n), gate).tanh()
+        new = [(1 - z) * new_h + z * states[0]]
+    elif scan.cell.startswith("indrnn"):
+        total = limit(x + a + scan.params[0][i] * states[0], gate)
+        new = [getattr(total, scan.cell.removeprefix("indrnn_"))()]
     else:
         new = [getattr(limit(x + a, gate), scan.cell.removeprefix("rnn_"))()]
     if scan.weight_hr is not None:

@@ -136,8 +136,6 @@ SAME = {
     "features unbatched": lambda n: (zeros(3, 5),),
     "features, wrong state too": lambda n: (zeros(3, 2, 5), pair_if_lstm(n, zeros(1, 3, 21))),
     "no features": lambda n: (zeros(3, 2, 0),),
-    "no input": lambda n: (None,),
-    "input a list": lambda n: ([1.0],),
     "no steps unbatched": lambda n: (zeros(0, 10),),
     "state 3-D for unbatched": lambda n: (zeros(3, 10), pair_if_lstm(n, zeros(1, 1, 20))),
     "state 2-D for batched": lambda n: (zeros(3, 2, 10), pair_if_lstm(n, zeros(1, 20))),
@@ -220,6 +218,17 @@ def test_states_of_a_projection(h, c, batch_first):
 BATCH_MISMATCH = "Expected hidden size (1, 3, 20), got [1, {}, 20]"
 # What is called, and the error; torch's own in the comment.
 CLEARER = {
+    # AttributeError: 'list' object has no attribute 'dim'
+    "input a list": (
+        "LSTM",
+        lambda: ([1.0],),
+        (TypeError, "LSTM: Expected input to be a tensor or a PackedSequence, got list instead"),
+    ),
+    "no input of a cell": (
+        "GRUCell",
+        lambda: (None,),
+        (TypeError, "GRUCell: Expected input to be a tensor, got NoneType instead"),
+    ),
     # AttributeError: 'tuple' object has no attribute 'dim'
     "GRU takes no pair": (
         "GRU",
@@ -390,8 +399,6 @@ def test_a_state_of_another_kind_is_refused(name, options):
 SAME_CELL = {
     "input 0-D": lambda n: (zeros(),),
     "input 3-D": lambda n: (zeros(1, 3, 10),),
-    "no input": lambda n: (None,),
-    "input a list": lambda n: ([1.0],),
     "state 3-D": lambda n: (zeros(3, 10), pair_if_lstm(n, zeros(1, 3, 20))),
     "state 0-D": lambda n: (zeros(3, 10), pair_if_lstm(n, zeros())),
     "features": lambda n: (zeros(3, 5),),

@@ -1,7 +1,6 @@
 """The keyword arguments that torch's layers do not have, as a user meets them."""
 
 import copy
-import itertools
 import pickle
 
 import pytest
@@ -339,6 +338,17 @@ def test_checkpoints_change_nothing(name, every):
         torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.parametrize("steps", [1, T])
+def test_checkpoints_of_no_sequences(steps):
+    layer = build("LSTM", checkpoint_every=2)
+    x = torch.zeros(steps, 0, I, dtype=torch.float64, requires_grad=True)
+    output, (h, c) = layer(x)
+    assert output.shape == (steps, 0, H) and h.shape == c.shape == (1, 0, H)
+    (output.sum() + h.sum() + c.sum()).backward()
+    assert x.grad.shape == x.shape
+    assert not any(parameter.grad.any() for parameter in layer.parameters())
+
+
 def test_checkpoints_save_memory():
     """What is kept for the backward, counted: outputs and a window."""
     kept = []
@@ -406,70 +416,3 @@ def test_it_compiles():
         torch.autograd.grad(f(x)[0].square().sum(), layer.parameters()) for f in (compiled, call)
     )
     torch.testing.assert_close(found, expected)
-
-
-# --- what is refused --------------------------------------------------------------------------
-
-X = torch.zeros(T, B, I, dtype=torch.float64)
-TRUE = torch.ones(T, B, dtype=torch.bool)
-CALLS = [
-    ({"lengths": [1, 2, 3, 4]}, TypeError, "lengths should be a tensor, got list"),
-    ({"lengths": torch.ones(B)}, TypeError, "lengths should be integers, got torch.float32"),
-    ({"lengths": torch.ones(3, dtype=torch.int64)}, RuntimeError, r"Expected lengths size \(4,\)"),
-    ({"lengths": torch.tensor([1, 8, 1, 1])}, ValueError, "between 0 and .* 7, got 8"),
-    ({"lengths": torch.tensor([1, -1, 1, 1])}, ValueError, "between 0 and .* 7, got -1"),
-    ({"reset": TRUE.long()}, TypeError, "reset should be a bool tensor, got torch.int64"),
-    ({"reset": TRUE.t()}, RuntimeError, r"Expected reset size \(7, 4\), got \[4, 7\]"),
-    ({"reset": True}, TypeError, "reset should be a tensor, got bool"),
-    ({"reset": TRUE, "reset_to": "zeros"}, ValueError, "reset_to should be"),
-    ({"reset": TRUE, "reset_to": X}, RuntimeError, "reset_to should have the states h, c, got 1"),
-    ({"reset": TRUE, "reset_to": (X, X)}, RuntimeError, r"Expected reset_to\[0\] size"),
-    ({"reset_to": (X, X)}, ValueError, "there is no reset"),
-]
-
-
-@pytest.mark.parametrize(("call", "kind", "text"), CALLS, ids=[str(c[0])[:40] for c in CALLS])
-def test_wrong_calls(call, kind, text):
-    with pytest.raises(kind, match=text):
-        build("LSTM")(X, **call)
-
-
-def test_what_packed_and_unbatched_input_is_not_for():
-    packed = pack_sequence([X[:, 0]])
-    for call in ({"lengths": torch.tensor([7])}, {"reset": TRUE}, {"return_all_states": True}):
-        with pytest.raises(ValueError, match="got packed ones"):
-            build("LSTM")(packed, **call)
-    with pytest.raises(ValueError, match="lengths are for batched input"):
-        build("LSTM")(X[:, 0], lengths=torch.tensor([7]))
-
-
-SETTINGS = [
-    ("LSTM", {"zoneout": 1.5}, "zoneout should be a number in range"),
-    ("LSTM", {"zoneout": (0.1, 0.1, 0.1)}, "one for each of h, c"),
-    ("GRU", {"recurrent_dropout": -1}, "recurrent_dropout should be a number"),
-    ("GRU", {"weight_dropout": "a"}, "weight_dropout should be a number"),
-    ("GRU", {"cell_clip": 1.0}, "gru has none"),
-    ("LSTM", {"cell_clip": 0.0}, "cell_clip should be a positive number"),
-    ("LSTM", {"proj_clip": 1.0}, "proj_clip wants a projection"),
-    ("RNN", {"reverse": True, "bidirectional": True}, "reverse is for one direction"),
-    ("RNN", {"checkpoint_every": 0}, "checkpoint_every should be a positive integer"),
-]
-
-
-@pytest.mark.parametrize(("name", "setting", "text"), SETTINGS, ids=str)
-def test_wrong_settings(name, setting, text):
-    with pytest.raises(ValueError, match=text):
-        build(name, **setting)
-
-
-def test_a_backend_that_lacks_something_says_so():
-    with pytest.raises(RuntimeError, match="no kernel with clipping of the cell state"):
-        build("LSTM", cell_clip=1.0, backend="cpp")(X)
-
-
-def test_wrong_windows():
-    for chunk, layer in itertools.product((0, 1.5), [build("GRU")]):
-        with pytest.raises(ValueError, match="chunk"):
-            fastrnn.tbptt(layer, X, None, chunk)
-    with pytest.raises(ValueError, match="one direction"):
-        fastrnn.tbptt(build("GRU", bidirectional=True), X, None, 2)

@@ -12,6 +12,7 @@ import digits
 import distributed
 import gradients
 import language_model
+import policy
 import sentences
 import streaming
 import tagging
@@ -48,6 +49,8 @@ def small(monkeypatch, manual, sources):
     monkeypatch.setattr(tree, "DEPTH", 2)
     monkeypatch.setattr(tree, "DEEPEST", 3)
     monkeypatch.setattr(streaming, "CHARACTERS", 200)
+    monkeypatch.setattr(policy, "LONGEST", 4)
+    monkeypatch.setattr(policy, "WINDOW", 16)
     monkeypatch.setattr(language_model, "ORDERS", (2, 4))
 
 
@@ -60,6 +63,7 @@ SIZES = [
     (classification, 50, 16, 0.95),
     (tree, 50, 16, 0.95),
     (streaming, 25, 24, 0.9),
+    (policy, 40, 12, 0.9),
 ]
 
 
@@ -128,6 +132,55 @@ def test_truncated_is_full_where_the_window_holds_all():
     torch.testing.assert_close(found[0], found[1])
     torch.testing.assert_close(found[0][0], found[2][0])  # the same states
     assert not torch.allclose(found[0][1], found[2][1])  # and less of a gradient
+
+
+def test_corridors():
+    """Which way pays, and what is seen: the sign at its own place only."""
+    generator = torch.Generator().manual_seed(0)
+    corridors = policy.Corridors(6, generator)
+    corridors.length[:], corridors.side[:] = 3, torch.tensor([0, 1, 0, 1, 0, 1])
+    assert corridors.see().argmax(1).tolist() == [0, 1] * 3
+    reward, done = corridors.act(torch.tensor([0, 0, 0, 0, 1, 2]))
+    assert reward.tolist() == pytest.approx([0, 0, 0, 0, -0.05, -0.05]) and not done.any()
+    corridors.act(torch.zeros(6, dtype=torch.int64))
+    assert corridors.see().argmax(1).tolist() == [2] * 6
+    corridors.place[:] = 3
+    assert corridors.see().argmax(1).tolist() == [3] * 6
+    reward, done = corridors.act(torch.tensor([1, 2, 2, 1, 0, 0]))
+    assert reward.tolist() == pytest.approx([1, 1, -1, -1, -0.05, -0.05])
+    assert done.tolist() == [True] * 4 + [False] * 2
+    assert corridors.place.tolist() == [0] * 4 + [3] * 2
+    corridors.age[4] = policy.PATIENCE - 1
+    assert corridors.act(torch.zeros(6, dtype=torch.int64))[1].tolist() == [False] * 4 + [
+        True,
+        False,
+    ]
+
+
+def test_advantages():
+    """Against their definition, a sum over what comes until an episode ends."""
+    rewards, values = (
+        torch.tensor([[1.0], [2.0], [4.0]]),
+        torch.tensor([[0.5], [1.0], [2.0], [3.0]]),
+    )
+    ended = torch.tensor([[False], [True], [False]])
+    gamma, trace = policy.DISCOUNT, policy.TRACE
+    second = 2.0 - 1.0
+    expected = [1 + gamma * 1.0 - 0.5 + gamma * trace * second, second, 4 + gamma * 3.0 - 2.0]
+    found = policy.advantages_of(rewards, values, ended).flatten()
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_a_loop_of_steps_is_one_call():
+    torch.manual_seed(0)
+    model = policy.Policy(6)
+    window = policy.Player(model)(torch.Generator().manual_seed(0))
+    assert window.reset[1:].any()  # within the window
+    found = []
+    for model.way in ("reset", "loop"):
+        value = policy.loss(model, window)
+        found.append((value, *torch.autograd.grad(value, list(model.parameters()))))
+    torch.testing.assert_close(*found)
 
 
 def test_tags():

@@ -9,21 +9,24 @@ struct LayerNormLstm : CellDefaults {
   static constexpr int kGates = 4, kExtra = 1, kSaved = 9, kParams = 6;
   static constexpr bool kApart = true, kReadsH = false, kReadsOut = false, kWholeRow = true;
 
-  template <class C, class S>
-  static void forward(const RowForward<C, S>& r) {
+  template <class C, class S, class K = Unclipped>
+  static void forward(const RowForward<C, S>& r, const K& clips = {}) {
     using V = Vec<C>;
     const int64_t H = r.H;
-    const auto side = Moments<C>::of(
-        4, H, [&](int g, int64_t u, int lanes) { return load(r.a + g * r.ld + u, lanes); });
+    const auto side = Moments<C>::template of<4>(
+        H, [&](int g, int64_t u, int lanes) { return load(r.a + g * r.ld + u, lanes); });
     C* c_row = r.s[0];
     each_block<C>(H, [&](int64_t u, int lanes) {
+      auto within = clips.at(u, lanes);
       V gate[4], a[4];
       for (int g = 0; g < 4; ++g) {
         a[g] = load(r.a + g * r.ld + u, lanes);
-        gate[g] = load(r.x + g * H + u, lanes) + side(a[g]) * param(r.p, kParams, g, u);
+        gate[g] = within.gate(g, load(r.x + g * H + u, lanes) +
+                                     side(a[g]) * param(r.p, kParams, g, u));
       }
       const V i = sigmoid(gate[0]), f = sigmoid(gate[1]), g = tanh(gate[2]), o = sigmoid(gate[3]);
-      const V c = f * load(c_row + u, lanes) + i * g;
+      const V c = within.cell(f * load(c_row + u, lanes) + i * g);
+      clips.keep(within, u, lanes);
       store(c_row + u, c, lanes);
       store(r.h + u, o, lanes);
       if (!r.saved) return;
@@ -31,7 +34,8 @@ struct LayerNormLstm : CellDefaults {
       for (int k = 0; k < 9; ++k) store(r.saved + k * H + u, kept[k], lanes);
     });
     const auto cell =
-        Moments<C>::of(1, H, [&](int, int64_t u, int lanes) { return load(c_row + u, lanes); });
+        Moments<C>::template of<1>(
+        H, [&](int, int64_t u, int lanes) { return load(c_row + u, lanes); });
     each_block<C>(H, [&](int64_t u, int lanes) {
       const V y = cell(load(c_row + u, lanes)) * param(r.p, kParams, 4, u) +
                   param(r.p, kParams, 5, u);
@@ -39,15 +43,16 @@ struct LayerNormLstm : CellDefaults {
     });
   }
 
-  template <class C, class S>
-  static void backward(const RowBackward<C, S>& r) {
+  template <class C, class S, class K = Unclipped>
+  static void backward(const RowBackward<C, S>& r, const K& clips = {}) {
     using V = Vec<C>;
     const int64_t H = r.H;
     auto kept = [&](int k, int64_t u, int lanes) { return load(r.saved + k * H + u, lanes); };
-    const auto side = Moments<C>::of(
-        4, H, [&](int g, int64_t u, int lanes) { return kept(4 + g, u, lanes); });
+    const auto side = Moments<C>::template of<4>(
+        H, [&](int g, int64_t u, int lanes) { return kept(4 + g, u, lanes); });
     const auto cell =
-        Moments<C>::of(1, H, [&](int, int64_t u, int lanes) { return kept(8, u, lanes); });
+        Moments<C>::template of<1>(
+        H, [&](int, int64_t u, int lanes) { return kept(8, u, lanes); });
 
     // Through h = o tanh(y), to the normalised c; the gradient of o waits in dx.
     V sum{}, sum_c{};
@@ -62,7 +67,7 @@ struct LayerNormLstm : CellDefaults {
       const V dn = dy * gain;
       sum += dn, sum_c += dn * normal;
       store(r.dh_prev + u, dn, lanes);
-      store(r.dx + 3 * r.ld + u, dh * y * (o * (1 - o)), lanes);
+      store(r.dx + 3 * r.ld + u, clips.at(u, lanes).gate_gradient(3, dh * y * (o * (1 - o))), lanes);
     });
     const C mean = sum_of_lanes<C>(sum) / C(H), mean_c = sum_of_lanes<C>(sum_c) / C(H);
 
@@ -71,10 +76,14 @@ struct LayerNormLstm : CellDefaults {
     each_block<C>(H, [&](int64_t u, int lanes) {
       const V i = kept(0, u, lanes), f = kept(1, u, lanes), g = kept(2, u, lanes);
       const V normal = cell(kept(8, u, lanes));
-      const V dc = load(r.ds[0] + u, lanes) +
-                   cell.scale * (load(r.dh_prev + u, lanes) - mean - normal * mean_c);
-      const V dx[4] = {dc * g * (i * (1 - i)), dc * load(r.s_prev[0] + u, lanes) * (f * (1 - f)),
-                       dc * i * (1 - g * g), load(r.dx + 3 * r.ld + u, lanes)};
+      const auto within = clips.at(u, lanes);
+      const V dc = within.cell_gradient(
+          load(r.ds[0] + u, lanes) +
+          cell.scale * (load(r.dh_prev + u, lanes) - mean - normal * mean_c));
+      const V dx[4] = {
+          within.gate_gradient(0, dc * g * (i * (1 - i))),
+          within.gate_gradient(1, dc * load(r.s_prev[0] + u, lanes) * (f * (1 - f))),
+          within.gate_gradient(2, dc * i * (1 - g * g)), load(r.dx + 3 * r.ld + u, lanes)};
       store(r.ds[0] + u, dc * f, lanes);
       for (int k = 0; k < 4; ++k) {
         const V a = side(kept(4 + k, u, lanes)), dn = dx[k] * param(r.p, kParams, k, u);
@@ -109,21 +118,24 @@ struct LayerNormGru : CellDefaults {
   static constexpr int kGates = 3, kExtra = 0, kSaved = 6, kParams = 6;
   static constexpr bool kApart = false, kReadsH = true, kReadsOut = false, kWholeRow = true;
 
-  template <class C, class S>
-  static void forward(const RowForward<C, S>& r) {
+  template <class C, class S, class K = Unclipped>
+  static void forward(const RowForward<C, S>& r, const K& clips = {}) {
     using V = Vec<C>;
     const int64_t H = r.H;
     auto both = [&](int g, int64_t u, int lanes) {
       return load(r.x + g * H + u, lanes) + load(r.a + g * r.ld + u, lanes);
     };
-    const auto norm = Moments<C>::of(3, H, both);
+    const auto norm = Moments<C>::template of<3>(H, both);
     each_block<C>(H, [&](int64_t u, int lanes) {
       V a[3], y[3];
       for (int g = 0; g < 3; ++g) {
         a[g] = both(g, u, lanes);
         y[g] = affine(norm, a[g], r.p, g, u);
       }
-      const V reset = sigmoid(y[0]), update = sigmoid(y[1] - 1), n = tanh(reset * y[2]);
+      auto within = clips.at(u, lanes);
+      const V reset = sigmoid(within.gate(0, y[0])), update = sigmoid(within.gate(1, y[1] - 1));
+      const V n = tanh(within.gate(2, reset * y[2]));
+      clips.keep(within, u, lanes);
       const V h = load(r.h_prev + u, lanes);
       store(r.h + u, h + update * (n - h), lanes);
       if (!r.saved) return;
@@ -132,21 +144,23 @@ struct LayerNormGru : CellDefaults {
     });
   }
 
-  template <class C, class S>
-  static void backward(const RowBackward<C, S>& r) {
+  template <class C, class S, class K = Unclipped>
+  static void backward(const RowBackward<C, S>& r, const K& clips = {}) {
     using V = Vec<C>;
     const int64_t H = r.H;
     auto kept = [&](int k, int64_t u, int lanes) { return load(r.saved + k * H + u, lanes); };
-    const auto norm = Moments<C>::of(
-        3, H, [&](int g, int64_t u, int lanes) { return kept(3 + g, u, lanes); });
+    const auto norm = Moments<C>::template of<3>(
+        H, [&](int g, int64_t u, int lanes) { return kept(3 + g, u, lanes); });
     V sum{}, sum_a{};
     each_block<C>(H, [&](int64_t u, int lanes) {
       const V reset = kept(0, u, lanes), update = kept(1, u, lanes), n = kept(2, u, lanes);
       const V dh = load(r.dh + u, lanes);
-      const V dn = dh * update * (1 - n * n);
+      const auto within = clips.at(u, lanes);
+      const V dn = within.gate_gradient(2, dh * update * (1 - n * n));
       const V y_n = affine(norm, kept(5, u, lanes), r.p, 2, u);
-      const V dy[3] = {dn * y_n * (reset * (1 - reset)),
-                       dh * (n - load(r.h_prev + u, lanes)) * (update * (1 - update)), dn * reset};
+      const V du = dh * (n - load(r.h_prev + u, lanes)) * (update * (1 - update));
+      const V dy[3] = {within.gate_gradient(0, dn * y_n * (reset * (1 - reset))),
+                       within.gate_gradient(1, du), dn * reset};
       for (int g = 0; g < 3; ++g) {
         const V a = norm(kept(3 + g, u, lanes)), d = dy[g] * param(r.p, kParams, g, u);
         C* gain = r.dp + g * r.ld + u;

@@ -10,25 +10,27 @@ struct RnnBase : CellDefaults {
 };
 
 struct RnnTanh : RnnBase {
-  template <class V>
-  static inline void forward(const V* x, const V* a, V, V*, V& h, V*) {
-    h = tanh(x[0] + a[0]);
+  template <class V, class K = Unclipped>
+  static inline void forward(const V* x, const V* a, V, V*, V& h, V*, K&& clips = {}) {
+    h = tanh(clips.gate(0, x[0] + a[0]));
   }
-  template <class V>
-  static inline void backward(const V*, V h, V, const V*, V dh, V*, V* dx, V*, V&) {
-    dx[0] = dh * (1 - h * h);
+  template <class V, class K = Unclipped>
+  static inline void backward(const V*, V h, V, const V*, V dh, V*, V* dx, V*, V&,
+                              K&& clips = {}) {
+    dx[0] = clips.gate_gradient(0, dh * (1 - h * h));
   }
 };
 
 struct RnnRelu : RnnBase {
-  template <class V>
-  static inline void forward(const V* x, const V* a, V, V*, V& h, V*) {
-    const V sum = x[0] + a[0];
+  template <class V, class K = Unclipped>
+  static inline void forward(const V* x, const V* a, V, V*, V& h, V*, K&& clips = {}) {
+    const V sum = clips.gate(0, x[0] + a[0]);
     h = sum <= 0 ? V{} : sum;  // in this order NaN stays NaN
   }
-  template <class V>
-  static inline void backward(const V*, V h, V, const V*, V dh, V*, V* dx, V*, V&) {
-    dx[0] = h <= 0 ? V{} : dh;
+  template <class V, class K = Unclipped>
+  static inline void backward(const V*, V h, V, const V*, V dh, V*, V* dx, V*, V&,
+                              K&& clips = {}) {
+    dx[0] = clips.gate_gradient(0, h <= 0 ? V{} : dh);
   }
 };
 

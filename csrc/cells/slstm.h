@@ -22,15 +22,17 @@ struct SLstm : CellDefaults {
   static constexpr int kGates = 4, kExtra = 3, kSaved = 8;
   static constexpr bool kApart = false, kReadsH = false, kReadsOut = false;
 
-  template <class V>
-  static inline void forward(const V* x, const V* a, V, V* s, V& h, V* saved) {
-    const V in = x[0] + a[0], forget = x[1] + a[1];
+  template <class V, class K = Unclipped>
+  static inline void forward(const V* x, const V* a, V, V* s, V& h, V* saved,
+                             K&& clips = {}) {
+    const V in = clips.gate(0, x[0] + a[0]), forget = clips.gate(1, x[1] + a[1]);
     const V kept = log_sigmoid(forget) + s[2];
     const V larger = kept > in ? kept : in;
     const V m = s[1] == 0 ? in : larger;
     // From nothing f may be as large as it likes: there is nothing to keep.
     const V excess = kept > m ? V{} : kept - m;
-    const V i = exp(in - m), f = exp(excess), g = tanh(x[2] + a[2]), o = sigmoid(x[3] + a[3]);
+    const V i = exp(in - m), f = exp(excess);
+    const V g = tanh(clips.gate(2, x[2] + a[2])), o = sigmoid(clips.gate(3, x[3] + a[3]));
     const V c = f * s[0] + i * g, n = f * s[1] + i;
     h = o * c / n;
     s[0] = c, s[1] = n, s[2] = m;
@@ -38,22 +40,25 @@ struct SLstm : CellDefaults {
     saved[5] = c, saved[6] = n, saved[7] = m;
   }
 
-  template <class V>
-  static inline void backward(const V* saved, V, V, const V* s_prev, V dh, V* ds, V* dx, V*, V&) {
+  template <class V, class K = Unclipped>
+  static inline void backward(const V* saved, V, V, const V* s_prev, V dh, V* ds, V* dx, V*, V&,
+                              K&& clips = {}) {
     const V i = saved[0], f = saved[1], g = saved[2], o = saved[3], slope = saved[4];
     const V share = 1 / saved[6], y = saved[5] * share;
     const V dc = ds[0] + dh * o * share;
     const V dn = ds[1] - dh * o * y * share;
-    const V di = (dc * g + dn) * i, df = s_prev[1] == 0 ? V{} : (dc * s_prev[0] + dn * s_prev[1]) * f;
+    // Where n was 0, f was kept from being more than 1; c need not have been 0 as well.
+    const auto bounded = (s_prev[1] == 0) & (f >= 1);
+    const V di = (dc * g + dn) * i, df = bounded ? V{} : (dc * s_prev[0] + dn * s_prev[1]) * f;
     const V dm = ds[2] - di - df;
     // m is the larger of the two exponents, whose gate is then exp(0) = 1; both, if they are equal.
     const V zero{}, half = dm * decltype(V{}[0] + 0 * V{}[0])(0.5);
     const V of_f = s_prev[1] == 0 ? zero : f < 1 ? zero : i < 1 ? dm : half;
     const V df_total = df + of_f;
-    dx[0] = di + (dm - of_f);
-    dx[1] = df_total * slope;
-    dx[2] = dc * i * (1 - g * g);
-    dx[3] = dh * y * (o * (1 - o));
+    dx[0] = clips.gate_gradient(0, di + (dm - of_f));
+    dx[1] = clips.gate_gradient(1, df_total * slope);
+    dx[2] = clips.gate_gradient(2, dc * i * (1 - g * g));
+    dx[3] = clips.gate_gradient(3, dh * y * (o * (1 - o)));
     ds[0] = dc * f, ds[1] = dn * f, ds[2] = df_total;
   }
 };

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from . import UNCLIPPED, CellSpec, Clip, clip
 
@@ -15,8 +16,10 @@ def step(
 ) -> tuple[Tensor, ...]:
     (h,) = states
     f, i, n = clip(gates_x + gates_h, clips.gates).chunk(3, dim=-1)
-    f, i = torch.sigmoid(f), torch.sigmoid(i)
-    return ((f * h + i * n) / (f + i),)
+    # The gates over their sum, which is zero in rounding where both underflow:
+    # f / (f + i) = sigmoid(log f - log i).
+    share = logsigmoid(f) - logsigmoid(i)
+    return (torch.sigmoid(share) * h + torch.sigmoid(-share) * n,)
 
 
 SPEC = CellSpec(

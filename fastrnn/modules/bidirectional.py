@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
+from ..checks import check_shape
+from ..sequences import check_mask, is_number
 from .recurrent import Recurrent
-from .states import State, map_state
+from .states import State, as_input, as_states, map_state
 
 __all__ = ["Bidirectional"]
 
@@ -56,11 +58,11 @@ class Bidirectional(nn.Module):
         super().__init__()
         if not (isinstance(layer, type) and issubclass(layer, Recurrent)):
             raise TypeError(f"layer should be a class of recurrent layers, got: {layer!r}")
-        if len(hidden_sizes) != 2:
+        if not isinstance(hidden_sizes, (tuple, list)) or len(hidden_sizes) != 2:
             raise ValueError(f"hidden_sizes should be two sizes, got: {hidden_sizes!r}")
-        if not isinstance(num_layers, int) or num_layers < 1:
-            raise ValueError("num_layers must be greater than zero")
-        if not 0 <= dropout <= 1:
+        if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
+            raise ValueError(f"num_layers should be a positive integer, got: {num_layers!r}")
+        if not is_number(dropout) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout should be a number in range [0, 1], got: {dropout!r}")
         for name in ("bidirectional", "reverse"):
             if options.pop(name, False):
@@ -77,12 +79,19 @@ class Bidirectional(nn.Module):
         self.forwards, self.backwards = nn.ModuleList(forwards), nn.ModuleList(backwards)
 
     def forward(self, input: Tensor, hx: Any = None, **call: Any) -> Any:
-        if input.dim() != 3:
+        if as_input("Bidirectional", input).dim() != 3:
             raise ValueError(f"Bidirectional: Expected input to be 3D, got {input.dim()}D instead")
         if not isinstance(call.get("reset_to", ""), str):
             raise ValueError("Bidirectional: reset_to should be 'zero' or 'initial'")
         begins = (None, None) if hx is None else as_pair_of_states(hx)
+        for which, state, layer in zip(
+            ("forwards", "backwards"), begins, (self.forwards[0], self.backwards[0]), strict=True
+        ):
+            if state is not None:
+                self._check_state(which, layer, state, input)
         reset = call.pop("reset", None)
+        if reset is not None:
+            self._check_reset(reset, input)
         found: tuple[list[Any], list[Any]] = ([], [])
         for index, pair in enumerate(zip(self.forwards, self.backwards, strict=True)):
             if index and self.dropout:
@@ -103,6 +112,24 @@ class Bidirectional(nn.Module):
             for kind in range(len(found[0][0]))
         ]
         return input, *results
+
+    def _check_state(self, which: str, layer: Any, state: Any, input: Tensor) -> None:
+        """A direction's state, of all layers."""
+        title, names = f"Bidirectional, {which}", layer._spec().states
+        found = as_states(title, names, state)
+        batch = input.shape[0 if self.batch_first else 1]
+        for index, each in enumerate(found if isinstance(found, tuple) else (found,)):
+            width = layer.hidden_size if index else layer.proj_size or layer.hidden_size
+            check_shape(f"{which} {names[index]}", each, (self.num_layers, batch, width))
+
+    def _check_reset(self, reset: Any, input: Tensor) -> None:
+        check_mask(reset)
+        shape = tuple(input.shape[:2])
+        if reset.shape not in (shape, (*shape, 2)):
+            raise RuntimeError(
+                f"Expected reset size {shape}, or {(*shape, 2)} with an entry for each direction, "
+                f"got {list(reset.shape)}"
+            )
 
 
 def as_pair_of_states(hx: Any) -> tuple[State, State]:

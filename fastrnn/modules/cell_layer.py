@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -12,10 +13,10 @@ from torch.nn.functional import layer_norm
 
 from .. import functional
 from ..cells import CELLS, CellSpec
-from ..forms import Bias, check_bias, weight_shapes
+from ..forms import Bias, check_bias, check_heads, weight_shapes
 from ..functional import Normalise
 from .recurrent import BATCHED, Recurrent
-from .states import State, as_states, map_state
+from .states import State, as_input, as_states, map_state
 from .weights import read_weights
 
 
@@ -39,8 +40,27 @@ INITIAL = {
 }
 
 
+def describe(cls: Any, base: Any) -> None:
+    """Give a subclass a docstring with the arguments, and a signature without ``*args``."""
+    cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n{base._arguments}"
+    parameters = dict(inspect.signature(base.__init__).parameters)
+    del parameters["self"]
+    rest = parameters.popitem() if list(parameters.values())[-1].kind is _REST else None
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            parameters[name] = parameter
+    if rest is not None:
+        parameters[rest[0]] = rest[1]
+    cls.__signature__ = inspect.Signature(list(parameters.values()))
+
+
+_REST = inspect.Parameter.VAR_KEYWORD
+
+
 def normalise_layer(gates_x: Tensor, weight: Tensor, num_heads: int) -> Tensor:
     """Layer normalisation of the gates ``[S, G*H]``, each head's by itself."""
+    if num_heads == 1:
+        return layer_norm(gates_x, gates_x.shape[1:], weight)
     by_head = gates_x.unflatten(1, (num_heads, -1))
     return layer_norm(by_head, by_head.shape[2:]).flatten(1) * weight
 
@@ -52,19 +72,30 @@ class CellLayer(Recurrent):
     with two states). Weights, per layer ``k`` and direction: ``weight_ih_l[k] [G*H, I]``,
     ``weight_hh_l[k] [G*H, H]``, ``bias_ih_l[k] [G*H]`` and what else the subclass names.
 
-    Args:
-        input_size, hidden_size, num_layers, batch_first, dropout, bidirectional, proj_size:
-            as in `fastrnn.LSTM`.
-        bias: ``"single"``: ``bias_ih`` alone; True: torch's two, ``bias_hh`` added to the
-            recurrent side; False: none.
-        num_heads: number of blocks of equal size on the diagonal of the recurrent matrix: heads
-            that see the whole input, but of the state their own units only. ``weight_hh`` is
-            then ``[G*H, H / num_heads]``; rows are stacked head by head, gates within a head.
-        forget_bias: what the bias begins with that decides what is kept; see
-            `fastrnn.init.forget_bias_`.
-        device, dtype: of the parameters.
-        backend: who computes, as in `fastrnn.use_backend`.
+    Subclasses get ``_arguments`` at the end of their docstrings, and a signature that names every
+    argument.
     """
+
+    _arguments = """
+Args:
+    input_size, hidden_size, num_layers, batch_first, dropout, bidirectional, proj_size:
+        as in `fastrnn.LSTM`.
+    bias: ``"single"``: ``bias_ih`` alone; True: torch's two, ``bias_hh`` added to the
+        recurrent side; False: none.
+    num_heads: number of blocks of equal size on the diagonal of the recurrent matrix: heads
+        that see the whole input, but of the state their own units only. ``weight_hh`` is
+        then ``[G*H, H / num_heads]``; rows are stacked head by head, gates within a head.
+    forget_bias: what the bias begins with that decides what is kept; see
+        `fastrnn.init.forget_bias_`.
+    device, dtype: of the parameters.
+    backend: who computes, as in `fastrnn.use_backend`.
+    settings: ``zoneout``, ``recurrent_dropout``, ``weight_dropout``, ``cell_clip``, ``proj_clip``,
+        ``gate_clip``, ``grad_clip``, ``reverse``, ``checkpoint_every``, ``learn_initial_state``, as
+        in `fastrnn.LSTM`; those that want a recurrent product, a cell state or a projection say so
+        where there is none.
+
+Shapes, call, dtypes and errors are those of `fastrnn.LSTM`, with the states named here.
+"""
 
     _cell_name: ClassVar[str]
     _initial = INITIAL  # type: ignore[assignment]
@@ -92,6 +123,10 @@ class CellLayer(Recurrent):
             bidirectional, proj_size, device, dtype, backend, num_heads, forget_bias,
             settings=settings,
         )  # fmt: skip
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        describe(cls, CellLayer)
 
     def _mode(self) -> str:
         return self._cell_name.upper()
@@ -156,8 +191,19 @@ class CellStep(nn.RNNCellBase):
 
     The call is ``state = cell(input, state)``: input ``[B, I]`` and states ``[B, H]``, or ``[I]``
     and ``[H]``; None for the state means zeros. Of several states it takes and returns a tuple.
-    Weights, arguments and errors are those of the layer, without ``_l0``.
+    Weights, arguments and errors are those of the layer, without ``_l0``. Of a layer's settings a
+    cell has none: what else happens to a state is its caller's business.
     """
+
+    _arguments = """
+The call is ``state = cell(input, state)``: input ``[B, I]`` and states ``[B, H]``, or ``[I]`` and
+``[H]``; None for the state means zeros. Of several states it takes and returns a tuple. Weights and
+errors are those of the layer, without ``_l0``.
+
+Args:
+    input_size, hidden_size, bias, device, dtype, num_heads, forget_bias, backend: as in the layer,
+        whose settings (zoneout, clips and the like) a cell has not.
+"""
 
     _cell_name: ClassVar[str]
     _gained: ClassVar[bool] = False
@@ -178,10 +224,7 @@ class CellStep(nn.RNNCellBase):
     ) -> None:
         nn.Module.__init__(self)
         check_bias(bias)
-        if num_heads < 1 or hidden_size % num_heads:
-            raise ValueError(
-                f"hidden_size should be divisible by num_heads, got {hidden_size}, {num_heads}"
-            )
+        check_heads(num_heads, hidden_size)
         self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
         self.num_heads, self.forget_bias, self.backend = num_heads, forget_bias, backend
         shapes = weight_shapes(self._spec(), bias, input_size, hidden_size, num_heads=num_heads)
@@ -192,6 +235,10 @@ class CellStep(nn.RNNCellBase):
             parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
             self.register_parameter(name, parameter)
         self.reset_parameters()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        describe(cls, CellStep)
 
     def reset_parameters(self) -> None:
         """As the layer's."""
@@ -210,8 +257,15 @@ class CellStep(nn.RNNCellBase):
         return [partial(normalise_layer, weight=gain, num_heads=self.num_heads)]
 
     def forward(self, input: Tensor, hx: Any = None) -> State:
+        """The next state, a tensor or a tuple of several: ``[B, H]``, or ``[H]`` of an input
+        ``[I]``.
+
+        Args:
+            input: ``[B, I]`` or ``[I]``.
+            hx: the state, as it is returned; None: zeros.
+        """
         title, names = type(self).__name__, self._spec().states
-        rank = input.dim()
+        rank = as_input(title, input).dim()
         if rank not in (1, 2):
             raise ValueError(f"{title}: Expected input to be 1D or 2D, got {rank}D instead")
         if hx is None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import functional, inference
 from ..cells import CELLS
-from .states import State, as_pair, as_tensor, map_state
+from .states import State, as_input, as_pair, as_tensor, map_state
 from .weights import read_weights
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
@@ -39,11 +39,17 @@ class _RecurrentCell(nn.RNNCellBase):
         self.backend = backend
 
     def forward(self, input: Tensor, hx: Any = None) -> State:
+        """The next state: ``[B, H]``, or ``[H]`` of an input ``[I]``; of an LSTM the pair (h, c).
+
+        Args:
+            input: ``[B, I]`` or ``[I]``.
+            hx: the state, as it is returned; None: zeros.
+        """
         if inference.unwatched():
             found = self._forward_unwatched(input, hx)
             if found is not None:
                 return found
-        rank = input.dim()
+        rank = as_input(self._title, input).dim()
         if rank not in (1, 2):
             raise ValueError(f"{self._title}: Expected input to be 1D or 2D, got {rank}D instead")
         state = None if hx is None else self._as_state(hx)
@@ -118,7 +124,8 @@ class RNNCell(_RecurrentCell):
         bias: whether there are ``bias_ih`` and ``bias_hh``.
         nonlinearity: ``"tanh"`` or ``"relu"``.
         device, dtype: of the parameters.
-        backend: who computes, as in `fastrnn.use_backend`; None: the first that can.
+        backend: who computes, as in `fastrnn.use_backend`; None: the first that can. Of a layer's
+            settings a cell has none: what else happens to a state is its caller's business.
 
     Raises:
         ValueError: rank of input or state, unknown ``backend``.
@@ -177,7 +184,8 @@ class LSTMCell(_RecurrentCell):
         hidden_size: H.
         bias: whether there are ``bias_ih`` and ``bias_hh``.
         device, dtype: of the parameters.
-        backend: who computes, as in `fastrnn.use_backend`; None: the first that can.
+        backend: who computes, as in `fastrnn.use_backend`; None: the first that can. Of a layer's
+            settings a cell has none: what else happens to a state is its caller's business.
 
     Raises:
         ValueError: rank of input or states, unknown ``backend``.

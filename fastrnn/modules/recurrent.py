@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import inference, init
 from ..cells import CELLS, CellSpec
-from ..forms import Bias, check_bias, weight_names, weight_shapes
+from ..forms import Bias, check_bias, check_heads, weight_names, weight_shapes
 from ..sequences import NOTHING, OFF, Call, Settings, as_keywords
 from .states import State, as_tensor, map_state
 from .weights import read_weights
@@ -64,12 +64,15 @@ class Recurrent(nn.RNNBase):
         settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         for name in settings:
+            if name == "forget_bias":
+                raise TypeError(f"{self._title} has no gate for forget_bias to begin with")
             if name not in _SETTINGS:
                 raise TypeError(
                     f"{self._title}.__init__() got an unexpected keyword argument {name!r}"
                 )
         check_bias(bias)
-        plain = mode in _TORCH_MODES and isinstance(bias, bool) and num_heads == 1
+        plain = mode in _TORCH_MODES and isinstance(bias, bool)
+        plain = plain and num_heads == 1 and not isinstance(num_heads, bool)
         # For other weights than torch's the base class checks its arguments on weights that
         # have no memory, and they are made here.
         super().__init__(
@@ -117,12 +120,7 @@ class Recurrent(nn.RNNBase):
     def _make_weights(
         self, mode: str, bias: Bias, num_heads: int, device: Any, dtype: torch.dtype | None
     ) -> None:
-        if not isinstance(num_heads, int) or num_heads < 1:
-            raise ValueError(f"num_heads should be a positive integer, got: {num_heads!r}")
-        if self.hidden_size % num_heads:
-            raise ValueError(
-                f"hidden_size should be divisible by num_heads, got {self.hidden_size}, {num_heads}"
-            )
+        check_heads(num_heads, self.hidden_size)
         self.mode, self.bias = mode, bias  # type: ignore[assignment]
         if num_heads > 1:
             self.num_heads = num_heads
@@ -189,6 +187,11 @@ class Recurrent(nn.RNNBase):
                 return found
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, call)
+        if not isinstance(input, Tensor):
+            raise TypeError(
+                f"{self._title}: Expected input to be a tensor or a PackedSequence, "
+                f"got {type(input).__name__} instead"
+            )
         rank = input.dim()
         if rank not in (2, 3):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The state ``hx`` of a recurrent module: one tensor h, or a tuple, as the pair (h, c)."""
+"""What a recurrent module is given: its state, one tensor h or a tuple, as the pair (h, c)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from typing import Any
 from torch import Tensor
 
 State = Tensor | tuple[Tensor, ...]
+
+
+def as_input(module: str, input: Any) -> Tensor:
+    """The ``input`` of a module that takes a tensor; TypeError: it is none."""
+    if not isinstance(input, Tensor):
+        raise TypeError(
+            f"{module}: Expected input to be a tensor, got {type(input).__name__} instead"
+        )
+    return input
 
 
 def as_tensor(module: str, hx: Any) -> Tensor:

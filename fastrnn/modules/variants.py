@@ -43,7 +43,7 @@ class PeepholeLSTM(CellLayer):
         h_t &= \sigma(a_o + p_o \odot c_t) \odot \tanh(c_t)
 
     with a as in `fastrnn.LSTM`, gates i, f, g, o; ``weight_ch_l[k] [3*H]`` are the p of i, f, o.
-    With ``proj_size``, h is projected as in `fastrnn.LSTM`. See `CellLayer` for the arguments.
+    With ``proj_size``, h is projected as in `fastrnn.LSTM`.
     """
 
     _cell_name = "peephole_lstm"
@@ -64,8 +64,7 @@ class CoupledLSTM(CellLayer):
         h_t &= \sigma(a_o) \odot \tanh(c_t)
 
     with :math:`i = \sigma(a_i)` and a as in `fastrnn.LSTM`, gates i, g, o. With ``peepholes``,
-    i also sees the old cell state and o the new one, by ``weight_ch_l[k] [2*H]``. See
-    `CellLayer` for the other arguments.
+    i also sees the old cell state and o the new one, by ``weight_ch_l[k] [2*H]``.
     """
 
     _cell_name = "coupled_lstm"
@@ -101,7 +100,7 @@ class LayerNormLSTM(LayerNormedInput):
 
     Gates i, f, g, o. The first two normalise all 4H numbers together, with gains
     ``weight_ln_ih_l[k]``, ``weight_ln_hh_l[k] [4*H]``; the third has gain ``weight_ln_c_l[k] [H]``
-    and bias ``bias_ln_c_l[k] [H]``; eps is 1e-5. See `CellLayer` for the arguments.
+    and bias ``bias_ln_c_l[k] [H]``; eps is 1e-5.
     """
 
     _cell_name = "layer_norm_lstm"
@@ -125,7 +124,7 @@ class LayerNormGRU(CellLayer):
         h_t &= u \odot n + (1 - u) \odot h_{t-1}
 
     Gates r, u, n; all 3H numbers are normalised together, with gain ``weight_ln_l[k] [3*H]`` and
-    bias ``bias_ln_l[k] [3*H]``, eps 1e-5. See `CellLayer` for the arguments.
+    bias ``bias_ln_l[k] [3*H]``, eps 1e-5.
     """
 
     _cell_name = "layer_norm_gru"
@@ -144,7 +143,7 @@ class IndRNN(CellLayer):
         h_t = \phi(W_{ih} x_t + b_{ih} + u \odot h_{t-1})
 
     ``weight_u_l[k] [H]`` is u, drawn from U(0, 1); there is no ``weight_hh``. ``nonlinearity`` is
-    ``"relu"`` or ``"tanh"``. See `CellLayer` for the other arguments.
+    ``"relu"`` or ``"tanh"``.
     """
 
     _cell_name = "indrnn_relu"
@@ -186,8 +185,7 @@ class LightGRU(LayerNormedInput):
 
     Gates z, n. N is set by ``norm``: ``"batch"`` (over all steps and sequences, padding
     included; ``norm_ih`` holds a `torch.nn.BatchNorm1d` for each layer and direction),
-    ``"layer"`` (over the 2H numbers, with gain ``weight_ln_ih_l[k] [2*H]``) or None. See
-    `CellLayer` for the other arguments.
+    ``"layer"`` (over the 2H numbers, with gain ``weight_ln_ih_l[k] [2*H]``) or None.
     """
 
     _cell_name = "light_gru"
@@ -231,7 +229,7 @@ class MinGRU(CellLayer):
         h_t = (1 - u) \odot h_{t-1} + u \odot a_n, \quad u = \sigma(a_u)
 
     with :math:`a = W_{ih} x_t + b_{ih}`, gates u, n; u is the paper's z. There is no
-    ``weight_hh``. See `CellLayer` for the arguments.
+    ``weight_hh``.
     """
 
     _cell_name = "min_gru"
@@ -249,8 +247,7 @@ class MinLSTM(CellLayer):
     .. math::
         h_t = (f \odot h_{t-1} + i \odot a_n) / (f + i), \quad f, i = \sigma(a_f), \sigma(a_i)
 
-    with :math:`a = W_{ih} x_t + b_{ih}`, gates f, i, n. There is no ``weight_hh``. See
-    `CellLayer` for the arguments.
+    with :math:`a = W_{ih} x_t + b_{ih}`, gates f, i, n. There is no ``weight_hh``.
     """
 
     _cell_name = "min_lstm"
@@ -275,8 +272,7 @@ class SLSTM(CellLayer):
 
     with a as in `fastrnn.LSTM`, gates i, f, g, o; the state is (h, c, n, m). Where n is 0, as in
     the beginning, m is :math:`a_i`. The paper's block-diagonal heads are ``num_heads``; its
-    convolution, normalisation and up-projection are layers of their own. See `CellLayer` for the
-    arguments.
+    convolution, normalisation and up-projection are layers of their own.
     """
 
     _cell_name = "slstm"
