@@ -56,7 +56,7 @@ class Corridors:
         """Rewards, and which episodes have ended: by a turn at the junction, or of old age."""
         turn, there = action > 0, self.place == self.length
         right = torch.where(action - 1 == self.side, 1.0, -1.0)
-        in_vain = turn == there  # no turn at the junction, or one against a wall
+        in_vain = turn != there  # no turn at the junction, or one against a wall
         reward = torch.where(turn & there, right, torch.where(in_vain, -0.05, 0.0))
         self.place = self.place + (~turn & ~there)
         self.age = self.age + 1

@@ -89,8 +89,8 @@ def run_kernels(scan):
 
 def assert_kernels_equal(cell, features, *, dtype, hidden, batch, seed=0, **sizes):
     """By the rule of `equality`, where no layer of torch's has the options: the reference's error
-    in the same dtype stands for torch's. That of float64 is the oracle itself, so what it would have
-    is told by its error in float32, in units of the last place.
+    in the same dtype stands for torch's. That of float64 is the oracle itself, so what it would
+    have is told by its error in float32, in units of the last place.
 
     Few numbers are drawn so often that their error is more than a matter of luck.
     """
