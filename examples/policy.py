@@ -6,7 +6,7 @@ LSTM learns that by actor and critic (Mnih et al. 2016, advantages of Schulman e
 update reads a window of steps of all corridors in one call, with `reset` where an episode began;
 beside it stands what is written without such resets, a loop of calls of one step each:
 
-    python examples/policy.py [--steps 500 --hidden 128 --layers torch]
+    python examples/policy.py [--steps 300 --hidden 128 --layers torch]
 """
 
 from __future__ import annotations
@@ -240,4 +240,4 @@ def run(options: Options) -> Result:
 
 
 if __name__ == "__main__":
-    main(run, steps=500, hidden=128)
+    main(run, steps=300, hidden=128)
