@@ -222,7 +222,7 @@ void forward(const std::string& cell, int dtype, int threads, const Shape& shape
              const std::vector<Triple>& weight_hr, const std::vector<int64_t>& params,
              const std::vector<Triple>& initial, const Triple& out,
              const std::vector<Triple>& finals, const Triple& reserve, const Triple& hidden,
-             const Triple& proj_reached, const std::optional<Options>& options, bool save) {
+             const std::optional<Options>& options, bool save) {
   py::gil_scoped_release release;
   Call call(cell, dtype, threads, shape, reverse, options);
   ScanArgs& a = call.args;
@@ -230,7 +230,6 @@ void forward(const std::string& cell, int dtype, int threads, const Shape& shape
   a.out = rows(out);
   a.reserve = rows(reserve);
   a.hidden = rows(hidden);
-  a.proj_reached = rows(proj_reached);
   a.save = save;
   read_states(initial, call.kernel.states, a.states);
   read_states(finals, call.kernel.states, a.finals);
@@ -248,7 +247,7 @@ void backward(const std::string& cell, int dtype, int threads, const Shape& shap
               const std::vector<Triple>& grad_finals, const Triple& dgates_x,
               const Triple& dgates_h, const std::vector<Triple>& grad_states,
               const Triple& grad_params, const Triple& dproj, const Triple& hidden,
-              const Triple& proj_reached, const std::optional<Options>& options) {
+              const std::optional<Options>& options) {
   py::gil_scoped_release release;
   Call call(cell, dtype, threads, shape, reverse, options);
   ScanArgs& a = call.args;
@@ -259,7 +258,6 @@ void backward(const std::string& cell, int dtype, int threads, const Shape& shap
   a.dgates_h = rows(dgates_h);
   a.dproj = rows(dproj);
   a.hidden = rows(hidden);
-  a.proj_reached = rows(proj_reached);
   read_states(initial, call.kernel.states, a.states);
   read_states(grad_finals, call.kernel.states, a.grad_finals);
   read_states(grad_states, call.kernel.states, a.grad_states);

@@ -130,10 +130,10 @@ struct Backward : Loop<Cell, S> {
           past = dh * this->kept(0, row + this->column(b), n, u, count);
           dh -= past;
         }
-        if (a.proj_clip > 0) {
-          const uint8_t* reached = at<uint8_t>(a.proj_reached, row + this->column(b), n) + u * W;
-          dh = this->ones(reached, count) != 0 ? V{} : dh;
-        }
+        if (a.proj_clip > 0)
+          dh = Clipping<C>{0, 0, load(at<C>(a.reserve, row + this->column(b), n) +
+                                          this->proj_marks_at() + u * W, count)}
+                   .gate_gradient(0, dh);
         store(s.dh.row(b) + u * W, past);
         store(s.dproj.row(b) + u * W, dh);
         store(at<S>(a.dproj, row + this->column(b), n) + u * W, dh, count);

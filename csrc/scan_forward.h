@@ -75,7 +75,6 @@ struct Forward : Loop<Cell, S> {
       for (int x = 0; x < X; ++x) this->clear_ends(a.others[x], n, a.H);
       if (a.projected && a.save) this->clear_ends(a.hidden, n, a.H);
       if (a.save) this->template clear_ends<C>(a.reserve, n, this->kept_width());
-      if (a.save) this->template clear_ends<uint8_t>(a.proj_reached, n, a.K);
     }
     for (int64_t p = 0; p < a.T; ++p) {
       before(steps, p);
@@ -306,11 +305,9 @@ struct Forward : Loop<Cell, S> {
         if (a.proj_clip > 0) {
           Clipping<C> clips{C(a.proj_clip), 0, V{}};
           sums[0] = clips.gate(0, sums[0]);
-          if (a.save) {
-            uint8_t* reached = at<uint8_t>(a.proj_reached, start + this->column(b), n) + u * W;
-            for (int lane = 0; lane < this->lanes(u, a.K); ++lane)
-              reached[lane] = clips.marks[lane] != 0;
-          }
+          if (a.save)
+            store(at<C>(a.reserve, start + this->column(b), n) + this->proj_marks_at() + u * W,
+                  clips.marks, this->lanes(u, a.K));
         }
         store(h_next.row(b) + u * W, sums[0]);
         store(at<S>(a.out, start + this->column(b), n) + u * W, sums[0], this->lanes(u, a.K));

@@ -131,20 +131,21 @@ struct Loop {
   // The part of the i-th state that zoneout keeps.
   V kept(int i, int64_t row, int64_t n, int64_t u, int count) const {
     if (!a.zoneout[i].data) return broadcast(C(a.zoneout_p[i]));
-    return ones(at<uint8_t>(a.zoneout[i], row, n) + u * W, count);
+    const uint8_t* mask = at<uint8_t>(a.zoneout[i], row, n) + u * W;
+    C part[W] = {};
+    for (int lane = 0; lane < count; ++lane) part[lane] = C(mask[lane] != 0);
+    return load(part);
   }
-  // 1 where a byte is not 0.
-  static V ones(const uint8_t* bytes, int count) {
-    C found[W] = {};
-    for (int lane = 0; lane < count; ++lane) found[lane] = C(bytes[lane] != 0);
-    return load(found);
-  }
-  // Whether a step's own numbers are bounded; then what was kept of it ends in the units' marks.
+  // Whether a step's own numbers are bounded; then what was kept of it ends in the marks of units,
+  // and where the projection is bounded, in those of its results.
   bool clipped() const { return a.gate_clip > 0 || a.cell_clip > 0; }
   int64_t marks_at() const {
     return (Cell::kSaved + (a.zoned ? X + !a.projected : 0)) * a.H;
   }
-  int64_t kept_width() const { return marks_at() + (clipped() ? a.H : 0); }
+  int64_t proj_marks_at() const { return marks_at() + (clipped() ? a.H : 0); }
+  int64_t kept_width() const {
+    return proj_marks_at() + (a.projected && a.proj_clip > 0 ? a.K : 0);
+  }
   Clipping<C> bounds(V marks = V{}) const { return {C(a.gate_clip), C(a.cell_clip), marks}; }
   // Calls f(b) for the rows [r0, r1) of which this thread has written a step's states: their
   // blocks of units from own_from() to own_to().
@@ -166,7 +167,7 @@ struct Loop {
     for (int64_t t = 0; t < a.T; ++t)
       for (int64_t b = max_of(slice.b0, a.active[t]); b < slice.b1; ++b) {
         Number* to = at<Number>(rows, a.starts[t] + column(b), n);
-        __builtin_memset(to, 0, size_t(width) * sizeof(Number));
+        for (int64_t u = 0; u < width; u += W) store(to + u, V{}, int(min_of(W, width - u)));
       }
   }
   // The part of rows [from, to) that is this thread's.

@@ -70,7 +70,6 @@ struct ScanArgs {
   Rows zoneout[kMaxStates];          // bytes; or else the part that is kept:
   double zoneout_p[kMaxStates] = {};
   double gate_clip = 0, cell_clip = 0, proj_clip = 0, grad_clip = 0;  // or 0; the last backward only
-  Rows proj_reached;                 // bytes [S, N, K]: where the last bound but one was
   Rows others[kMaxStates];           // the states beside h at each step; backward: their gradients
 
   // Backward only.

@@ -180,7 +180,7 @@ def scan(
     of_cell = _side_by_side(params)
     held = _Held.of(options)
     reserve = saved[0] if saved else None
-    hidden, reached = (*saved[1:], None, None)[:2]
+    hidden = saved[1] if len(saved) > 1 else None
     _C.forward(
         spec.name,
         _DTYPES[gates_x.dtype],
@@ -197,7 +197,6 @@ def scan(
         [_states(final) for final in finals],
         _rows(reserve),
         _rows(hidden),
-        _rows(reached),
         None if held is None else held.given([_rows(other) for other in others], []),
         save,
     )
@@ -225,7 +224,6 @@ def scan_backward(
     _fresh(found)
     states = [_dense_last(state) for state in states]
     out, reserve, grad_out = _dense_last(out), _dense_last(saved[0]), _dense_last(grad_out)
-    reached = _dense_last(saved[2]) if len(saved) > 2 else None
     grad_finals = [_dense_last(grad) for grad in grad_finals]
     batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
     of_cell, dparams = _side_by_side(params), None
@@ -264,7 +262,6 @@ def scan_backward(
         (0, 0, 0) if dparams is None else _states(dparams),
         _rows(dproj),
         _rows(hidden),
-        _rows(reached),
         None
         if held is None
         else held.given([_rows(g) for g in grad_others], [_rows(g) for g in grads_of_reset]),
