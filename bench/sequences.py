@@ -61,7 +61,8 @@ def calls(cell: str, feature: str, batch: int, hidden: int, seed: int = 0) -> di
 
     def layer(module: Any, **call: Any) -> list[Tensor]:
         output, hx, *states = module(x, **call)
-        return [output, *(states[0] if states else hx)]
+        last = states[0] if states else hx
+        return [output, *(last if isinstance(last, tuple) else (last,))]
 
     return {
         "plain": trained(lambda: layer(plain), plain),

@@ -6,7 +6,7 @@ LSTM learns that by actor and critic (Mnih et al. 2016, advantages of Schulman e
 update reads a window of steps of all corridors in one call, with `reset` where an episode began;
 beside it stands what is written without such resets, a loop of calls of one step each:
 
-    python examples/policy.py [--steps 500 --hidden 128 --layers torch]
+    python examples/policy.py [--steps 300 --hidden 128 --layers torch]
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Corridors:
         """Rewards, and which episodes have ended: by a turn at the junction, or of old age."""
         turn, there = action > 0, self.place == self.length
         right = torch.where(action - 1 == self.side, 1.0, -1.0)
-        in_vain = turn == there  # no turn at the junction, or one against a wall
+        in_vain = turn != there  # no turn at the junction, or one against a wall
         reward = torch.where(turn & there, right, torch.where(in_vain, -0.05, 0.0))
         self.place = self.place + (~turn & ~there)
         self.age = self.age + 1
@@ -240,4 +240,4 @@ def run(options: Options) -> Result:
 
 
 if __name__ == "__main__":
-    main(run, steps=500, hidden=128)
+    main(run, steps=300, hidden=128)

@@ -50,6 +50,29 @@ def gates_of(layer, x, count):
 # --- what they compute -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_min_lstm_where_both_gates_underflow(backend, dtype):
+    """Their ratio is a number still: f / (f + i) = 1 / (1 + exp(i - f)) where both are small."""
+    f = torch.tensor([-800.0, -800, -790, -120, -100, -80, 90, 50, -1000, 1000])
+    i = torch.tensor([-800.0, -790, -800, -118, -103, -81, 95, 50, 1000, -1000])
+    gates = torch.stack([f, i, torch.full_like(f, 3.0)]).to(dtype).requires_grad_()
+    h = torch.full_like(gates[0], -2.0).detach().requires_grad_()
+    out, (final,) = functional.recurrent(
+        "min_lstm", torch.ones(1, 1, 1, dtype=dtype), (h.view(1, 1, -1),),
+        (gates.view(-1, 1),), bias=False, backend=backend,
+    )  # fmt: skip
+    d_f, d_i = torch.autograd.grad(out.sum(), gates)[0][:2]
+    share = torch.sigmoid(torch.where(f > 0, 0, f).double() - torch.where(i > 0, 0, i).double())
+    tolerance = 64 * torch.finfo(dtype).eps
+    close = {"rtol": tolerance, "atol": tolerance}
+    torch.testing.assert_close(out.flatten().double(), -2 * share + 3 * (1 - share), **close)
+    slope = -5 * share * (1 - share)
+    torch.testing.assert_close(d_f.double(), slope * torch.sigmoid(-f.double()), **close)
+    torch.testing.assert_close(d_i.double(), -slope * torch.sigmoid(-i.double()), **close)
+    assert torch.equal(out.flatten(), final.flatten())
+
+
 def test_peepholes_of_zero_are_none():
     layer, x = make("PeepholeLSTM", bias=True), normal(T, B, I)
     torch.nn.init.zeros_(layer.weight_ch_l0)

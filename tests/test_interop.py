@@ -1,5 +1,8 @@
 """Weights of other libraries against their formulas, and ONNX nodes against onnxruntime."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -312,3 +315,14 @@ def test_a_node_says_what_its_call_lacks():
         module(torch.zeros(T, B, 7))
     with pytest.raises(ValueError, match=f"between 0 and {T}"):
         module(torch.zeros(T, B, I), torch.full((B,), T + 1))
+
+
+def test_it_is_there_without_an_import_of_its_own():
+    """And costs nothing before it is wanted."""
+    code = (
+        "import sys, fastrnn; assert 'fastrnn.interop' not in sys.modules; "
+        "fastrnn.interop.from_keras; assert 'interop' in dir(fastrnn)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = fastrnn.nothing

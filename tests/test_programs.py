@@ -63,7 +63,7 @@ SIZES = [
     (classification, 50, 16, 0.95),
     (tree, 50, 16, 0.95),
     (streaming, 25, 24, 0.9),
-    (policy, 40, 12, 0.9),
+    (policy, 60, 12, 0.95),
 ]
 
 

@@ -3,6 +3,8 @@
 It names the argument, what came and what was wanted.
 """
 
+import doctest
+import inspect
 import re
 
 import pytest
@@ -269,3 +271,18 @@ def test_docstrings_name_every_setting():
         lacks = {"cell_clip", "proj_clip"} if name in ("GRU", "RNN") else set()
         missing = {setting for setting in settings - lacks if setting not in layer.__doc__}
         assert not missing, (name, missing)
+
+
+@pytest.mark.parametrize("name", ["LightGRU", "CoupledLSTM", "IndRNN", "IndRNNCell"])
+def test_signatures_name_every_argument(name):
+    parameters = inspect.signature(getattr(fastrnn, name)).parameters.values()
+    assert not any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    assert [each.name for each in parameters][:2] == ["input_size", "hidden_size"]
+
+
+def test_the_example_of_the_functional_form_runs():
+    (found,) = doctest.DocTestFinder(recurse=False).find(
+        functional.recurrent, "recurrent", globs={"recurrent": functional.recurrent, "torch": torch}
+    )
+    assert found.examples
+    assert doctest.DocTestRunner().run(found).failed == 0

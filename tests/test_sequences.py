@@ -139,6 +139,8 @@ def usable(features):
 def test_the_kernels_are_as_near_to_the_oracle(cell, features, dtype, projection, packed, **rest):
     projection = 0 if rest["hidden"] <= projection or not CELLS[cell].projects else projection
     packed = packed and "lengths" not in features
+    if CELLS[cell].whole_row:  # normalised, one number is none but its rounding, 316 times
+        rest["hidden"] = max(rest["hidden"], 3)
     if not CELLS[cell].recurrent:
         features = tuple(name for name in features if name != "dropout")
     assert_kernels_equal(cell, features, dtype=dtype, projection=projection, packed=packed, **rest)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import CELLS, CellSpec
-from ..functional import _input_product
 from ..options import PLAIN, Options
 from ..scan import scan
+from ..stack import input_product
 from .gates import Weights, as_tensor
 from .onnx import from_onnx
 
@@ -145,7 +145,7 @@ class OnnxRecurrent(nn.Module):
             self._state(role, given, X)
             for role, given in (("initial_h", initial_h), ("initial_c", initial_c))
         ][: len(self.spec.states)]
-        gates_x, b_hh = _input_product(
+        gates_x, b_hh = input_product(
             self.spec, self.backend, X.reshape(steps * batch, features), weight_ih,
             self._of("bias_ih"), self._of("bias_hh"),
         )  # fmt: skip

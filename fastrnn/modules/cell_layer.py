@@ -14,7 +14,7 @@ from torch.nn.functional import layer_norm
 from .. import functional
 from ..cells import CELLS, CellSpec
 from ..forms import Bias, check_bias, check_heads, weight_shapes
-from ..functional import Normalise
+from ..stack import Normalise
 from .recurrent import BATCHED, Recurrent
 from .states import State, as_input, as_states, map_state
 from .weights import read_weights

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..functional import Normalise
+from ..stack import Normalise
 from .cell_layer import CellLayer, CellStep, LayerNormedInput
 
 __all__ = [
