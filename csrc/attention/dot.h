@@ -96,10 +96,18 @@ struct Dot {
     for (int i = 0; i < N; ++i) query[i] = load(q + i * W);
     for (int64_t k0 = 0; k0 < k.count; k0 += W) {
       Vec<C> sums[W];
+      if (N && k.from <= k0 && k0 + W <= k.to) {
+        const S* row = k.data + k0 * k.step;
 #pragma GCC unroll 16
-      for (int i = 0; i < W; ++i) {
-        const S* row = k0 + i < k.count ? k.row(k0 + i) : nullptr;
-        sums[i] = row == nullptr ? Vec<C>{} : N ? dot<N>(query, row) : dot(q, row, k.width);
+        for (int i = 0; i < W; ++i) {
+          ask_ahead(row + i * k.step, k.step, N * W);
+          sums[i] = dot<N>(query, row + i * k.step);
+        }
+      } else {
+        for (int i = 0; i < W; ++i) {
+          const S* row = k0 + i < k.count ? k.row(k0 + i) : nullptr;
+          sums[i] = row ? dot(q, row, k.width) : Vec<C>{};
+        }
       }
       store(s + k0, sums_of_rows<C>(sums));
     }
