@@ -17,9 +17,8 @@ from .attention import CASES, KINDS
 from .goals import has_amx
 from .machine import slug
 from .plots import COLORS, _figure
+from .report import PARTIAL, RESULTS, _rounded
 from .tables import MISSED, NOT_MEASURED, REACHED, _time, table
-
-RESULTS = Path(__file__).resolve().parent / "results"
 
 WHAT = {
     "dot": "scaled dot product, against torch's `scaled_dot_product_attention`",
@@ -210,8 +209,6 @@ def draw(results: dict[str, Any], folder: Path) -> list[str]:
 
 def write(results: dict[str, Any], folder: Path) -> str:
     """Write all files of the report; return its text."""
-    from .report import _rounded
-
     folder.mkdir(parents=True, exist_ok=True)
     text = markdown(results, draw(results, folder))
     (folder / "attention.json").write_text(json.dumps(_rounded(results), indent=1) + "\n")
@@ -222,14 +219,18 @@ def write(results: dict[str, Any], folder: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.attention_report", description=__doc__)
     parser.add_argument("results", type=Path, nargs="+", metavar="RESULT.json")
-    parser.add_argument("--out", type=Path, help="folder (default: bench/results/MACHINE)")
+    parser.add_argument("--out", type=Path, help="folder (default as for bench.report)")
     options = parser.parse_args(argv)
     try:
         results = merge([trim(json.loads(path.read_text())) for path in options.results])
     except (OSError, ValueError, KeyError) as error:
         print(f"not a result of the suite in bench/: {error}", file=sys.stderr)
         return 1
-    print(write(results, options.out or RESULTS / slug(results["machine"])))
+    names = {case["name"] for case in results["cases"]} | set(results["failed"])
+    if names:
+        # A part of the suite must not take the place of the whole.
+        folder = RESULTS if names == set(CASES) else PARTIAL
+        print(write(results, options.out or folder / slug(results["machine"])))
     return 0
 
 

@@ -134,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
+    if not results["cases"] and not results["failed"]:
+        return 0  # attention's alone
     whole = is_whole(results)
     folder = options.out or (RESULTS if whole else PARTIAL) / slug(results["machine"])
     text = write(results, folder)
