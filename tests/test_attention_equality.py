@@ -293,6 +293,15 @@ def test_additive_of_any_size(size, dtype):
     assert_equal(Case(dtype, "additive", 20, 40, width=32, options=(f"big={size}", "return_lse")))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [16, 32, 64, 128])
+def test_few_queries(width, dtype):
+    """Keys as they lie: queries that fit the registers and that do not, seen in part and whole."""
+    for options in (("window=70,9", "return_lse"), ("lengths",)):
+        case = Case(dtype, "scaled_dot", 3, 150, width=width, value_width=width + 3)
+        assert_equal(replace(case, options=options))
+
+
 @pytest.mark.parametrize("width", [256, 512])
 @pytest.mark.parametrize(("queries", "keys"), [(24, 40), (9, 150)])
 def test_additive_over_many_numbers(queries, keys, width):
