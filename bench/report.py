@@ -93,7 +93,8 @@ def write(results: dict[str, Any], folder: Path) -> str:
     """Write all files of the report; return its text."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
-        old.unlink()
+        if not old.name.startswith("attention-"):  # those of attention's report
+            old.unlink()
     figures = plots.draw(results, folder)
     text = tables.markdown(results, figures)
     (folder / "results.json").write_text(json.dumps(_rounded(results), indent=1) + "\n")

@@ -89,9 +89,10 @@ struct Dot {
   void grad_vector(C*) const {}
 
  private:
-  // N: vectors of the query, 0 where it stays in memory. A vector of partial sums a key first.
+  // N: vectors of the query, 0 where it stays in memory. A vector of partial sums a key first. Not
+  // inlined: among all of the caller's variables the query would not stay in registers.
   template <int N>
-  static void scores_of_one(const S* q, const RowBlock<S>& k, C* s) {
+  static __attribute__((noinline)) void scores_of_one(const S* q, const RowBlock<S>& k, C* s) {
     Vec<C> query[N ? N : 1];
     for (int i = 0; i < N; ++i) query[i] = load(q + i * W);
     for (int64_t k0 = 0; k0 < k.count; k0 += W) {
@@ -99,9 +100,9 @@ struct Dot {
       if (N && k.from <= k0 && k0 + W <= k.to) {
         const S* row = k.data + k0 * k.step;
 #pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) {
-          ask_ahead(row + i * k.step, k.step, N * W);
-          sums[i] = dot<N>(query, row + i * k.step);
+        for (int i = 0; i < W; ++i, row += k.step) {
+          ask_ahead(row, k.step, N * W);
+          sums[i] = dot<N>(query, row);
         }
       } else {
         for (int i = 0; i < W; ++i) {
@@ -115,7 +116,7 @@ struct Dot {
 
   // The products' sums lane by lane.
   template <int N>
-  static inline Vec<C> dot(const Vec<C>* q, const S* k) {
+  static inline __attribute__((always_inline)) Vec<C> dot(const Vec<C>* q, const S* k) {
     Vec<C> even{}, odd{};
 #pragma GCC unroll 8
     for (int i = 0; i < N; i += 2) {

@@ -57,7 +57,7 @@ inline C max_lanes(Vec<C> v) {
 
 // The sum of each row's lanes, row i's in lane i; what is in the rows is lost.
 template <class C, int kBit = 1>
-inline Vec<C> sums_of_rows(Vec<C>* rows) {
+inline __attribute__((always_inline)) Vec<C> sums_of_rows(Vec<C>* rows) {
   constexpr int W = kLanes<C>;
   if constexpr (kBit == W) {
     return rows[0];
