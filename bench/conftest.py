@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from . import attention, machine
 from . import limits as machine_limits
-from . import machine
 from .cases import FAMILIES, GATES, MODES, Case
 from .gate import CheckFailed
 from .limits import Limits
@@ -37,11 +37,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     kinds = {kind: f"cases of {kind}" for kind in (*GATES, *MODES)}
+    kinds |= {kind: f"attention: {kind}" for kind in attention.KINDS}
     for name, text in (FAMILIES | kinds).items():
         config.addinivalue_line("markers", f"{name}: {text}")
     config.stash[_failed] = []
     # Before this process adds to it: how busy the machine was with other things.
     config.stash[_load] = os.getloadavg()[0]
+
+
+def failed(config: pytest.Config) -> list[str]:
+    """Names of the cases whose check failed."""
+    return config.stash[_failed]
 
 
 @pytest.fixture(scope="session")
@@ -95,8 +101,9 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    limits = config.stash.get(_limits, None)  # measured for the cells alone
     output_json["fastrnn"] = {
-        "limits": asdict(config.stash[_limits]),
+        "limits": asdict(limits) if limits else None,
         "seed": config.getoption("--seed"),
         "seconds": config.getoption("--seconds"),
         "load": config.stash[_load],

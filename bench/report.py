@@ -36,6 +36,8 @@ def trim(raw: dict[str, Any]) -> dict[str, Any]:
     try:
         run, machine = raw["fastrnn"], raw["machine_info"]["fastrnn"]
         records = {bench["extra_info"]["name"]: bench["extra_info"] for bench in raw["benchmarks"]}
+        # Attention's have a report of their own.
+        records = {name: record for name, record in records.items() if name in CASES}
     except KeyError as error:
         raise ValueError(f"not a result of the suite in bench/: no {error}") from None
     amx = has_amx(machine)
@@ -51,7 +53,7 @@ def trim(raw: dict[str, Any]) -> dict[str, Any]:
         "seed": run["seed"],
         "seconds": run["seconds"],
         "limits": run["limits"],
-        "failed": run["failed"],
+        "failed": [name for name in run["failed"] if name in CASES],
         "cases": [records[name] for name in CASES if name in records],
     }
 
@@ -91,7 +93,8 @@ def write(results: dict[str, Any], folder: Path) -> str:
     """Write all files of the report; return its text."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
-        old.unlink()
+        if not old.name.startswith("attention-"):  # those of attention's report
+            old.unlink()
     figures = plots.draw(results, folder)
     text = tables.markdown(results, figures)
     (folder / "results.json").write_text(json.dumps(_rounded(results), indent=1) + "\n")
@@ -132,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
+    if not results["cases"] and not results["failed"]:
+        return 0  # attention's alone
     whole = is_whole(results)
     folder = options.out or (RESULTS if whole else PARTIAL) / slug(results["machine"])
     text = write(results, folder)

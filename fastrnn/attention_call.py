@@ -251,6 +251,7 @@ def _gaussian(
         assert window is not None
         width = window / 2
     if not isinstance(width, Tensor):
+        checks.check_number("width", width)
         if not width > 0:
             raise ValueError(f"width should be positive, got: {width}")
         width = torch.full((), float(width), dtype=wide, device=query.device)

@@ -17,6 +17,8 @@ from torch import Tensor
 from .operators import watched
 from .scores import SCORES, ScoreSpec
 
+_LARGEST = int(torch.finfo(torch.float64).max)
+_NO_LIMIT = 2**31  # more keys than there can be
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -27,7 +29,7 @@ def check_score(name: Any, operands: Mapping[str, Any]) -> ScoreSpec:
         ValueError: there is no such score, or it lacks an operand.
         TypeError: it was given what it does not take.
     """
-    if name not in SCORES:
+    if not isinstance(name, str) or name not in SCORES:
         raise ValueError(f"score should be one of {', '.join(SCORES)}, got: {name!r}")
     spec = SCORES[name]
     for operand, value in operands.items():
@@ -79,6 +81,11 @@ def check_inputs(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) ->
             "Expected query, key, and value to have the same dtype, but got "
             f"query.dtype: {_name(query)} key.dtype: {_name(key)} and "
             f"value.dtype: {_name(value)} instead."
+        )
+    if len({tensor.layout for tensor in named.values()} | {torch.strided}) > 1:
+        raise RuntimeError(
+            "Expected query, key, and value to be strided, but got "
+            f"{query.layout}, {key.layout} and {value.layout}"
         )
     if query.dtype not in _DTYPES:
         raise RuntimeError(
@@ -145,11 +152,10 @@ def check_options(
     Raises:
         ValueError, TypeError: it is out of range, or of the wrong kind.
     """
-    for name, value in (("dropout_p", dropout_p), ("scale", scale), ("softcap", softcap)):
-        if value is not None and (isinstance(value, bool) or not _real(value)):
-            raise TypeError(
-                f"attention(): argument '{name}' must be float, not {type(value).__name__}"
-            )
+    check_number("dropout_p", dropout_p)
+    for name, value in (("scale", scale), ("softcap", softcap)):
+        if value is not None:
+            check_number(name, value)
     if not 0 <= dropout_p <= 1:
         raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {dropout_p}")
     if softcap is not None and not 0 < softcap < math.inf:
@@ -167,12 +173,18 @@ def check_options(
             raise TypeError("attention(): argument 'seed' must be int or a Tensor of one int64")
 
 
-def _real(value: Any) -> bool:
-    return isinstance(value, (int, float, torch.SymFloat, torch.SymInt))
+def check_number(name: str, value: Any) -> None:
+    """Raises TypeError unless it is a number, ValueError where no float is as large."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat, torch.SymInt)):
+        raise TypeError(f"attention(): argument '{name}' must be float, not {type(value).__name__}")
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError(
+            f"{name} should be a number that a float can hold, got about 2**{value.bit_length()}"
+        )
 
 
 def check_window(window: Any) -> tuple[int | None, int | None]:
-    """``(before, after)`` of a window given as one number or two.
+    """``(before, after)`` of a window given as one number or two, at most 2^31 each.
 
     Raises:
         ValueError: negative numbers, or not two.
@@ -191,7 +203,8 @@ def check_window(window: Any) -> tuple[int | None, int | None]:
             raise TypeError(f"window should be of whole numbers or None, got: {window!r}")
         if side is not None and side < 0:
             raise ValueError(f"window should not be negative, got: {window!r}")
-    return pair[0], pair[1]
+    before, after = (None if side is None else min(side, _NO_LIMIT) for side in pair)
+    return before, after
 
 
 def check_lengths(name: str, lengths: Tensor, batch: int, limit: int, query: Tensor) -> None:

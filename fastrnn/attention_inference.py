@@ -31,7 +31,7 @@ def attention(
     """The output of `fastrnn.functional.attention`, or None if it is not that simple."""
     if score not in ("scaled_dot", "dot") or type(is_causal) is not bool:
         return None
-    if type(query) is not Tensor or type(scale) not in (type(None), float, int):
+    if type(query) is not Tensor or type(scale) not in (type(None), float):
         return None
     if not inference.unwatched() or backends.requested(backend) not in (None, "cpp"):
         return None

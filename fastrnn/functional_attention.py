@@ -192,6 +192,7 @@ def pointer_nll(
         raise ValueError(f"{reduction} is not a valid value for reduction")
     backend = options.pop("backend", None)
     call = _pointer(query, key, 0, options)
+    checks.check_tensors({"target": target})
     if target.dtype != torch.int64 or target.shape != call.shape[:-1]:
         raise RuntimeError(
             f"Expected target to be int64 of size {list(call.shape[:-1])}, got "
@@ -232,6 +233,8 @@ def _score_at(inputs: Inputs, target: Tensor) -> Tensor:
     query, key = inputs.query.to(wide), inputs.key.to(wide)
     groups = query.shape[1] // key.shape[1] if key.shape[1] else 1
     key = key.repeat_interleave(groups, 1) if groups > 1 else key
+    if not key.shape[2]:
+        return query.new_zeros(target.shape)  # nothing to point at: no target counts
     # One query and one key each, as a batch of its own.
     chosen = key.gather(2, target.unsqueeze(-1).expand(*target.shape, key.shape[3]))
     if inputs.vector is not None:

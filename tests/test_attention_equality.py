@@ -7,7 +7,7 @@ at the dtype, as a user would write it.
 import itertools
 import math
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -293,6 +293,24 @@ def test_additive_of_any_size(size, dtype):
     assert_equal(Case(dtype, "additive", 20, 40, width=32, options=(f"big={size}", "return_lse")))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [16, 32, 64, 128])
+def test_few_queries(width, dtype):
+    """Keys as they lie: queries that fit the registers and that do not, seen in part and whole."""
+    for options in (("window=70,9", "return_lse"), ("lengths",)):
+        case = Case(dtype, "scaled_dot", 3, 150, width=width, value_width=width + 3)
+        assert_equal(replace(case, options=options))
+
+
+@pytest.mark.parametrize("width", [256, 512])
+@pytest.mark.parametrize(("queries", "keys"), [(24, 40), (9, 150)])
+def test_additive_over_many_numbers(queries, keys, width):
+    """Sums of that length, and with scores in the tens weights of which one is all but 1."""
+    case = Case(torch.float32, "additive", queries, keys, 1, width=width, options=("return_lse",))
+    for attempt in range(4):
+        assert_equal(replace(case, value_width=12 + attempt))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("causal", [False, True])
 def test_against_scaled_dot_product_attention(causal, dtype):
@@ -384,13 +402,21 @@ def test_what_is_not_seen_cannot_matter(dtype, score, what, value):
                 assert max(error([y], [x])) < FLOOR[dtype]
 
 
-def test_a_single_weight_has_no_gradient():
-    """The softmax's mean is summed as the gradients are, so that of one key's nothing is left."""
-    q, k, v = (torch.randn(1, 1, t, 64, requires_grad=True) for t in (9, 1, 1))
+@pytest.mark.parametrize("keys", [1, 300])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_single_weight_has_no_gradient(dtype, keys):
+    """The softmax's mean is summed as the gradients are, so that of one key's nothing is left, be
+    it the only one or left over by a mask."""
+    q = (torch.randn(1, 2, 9, 64) * 50).to(dtype).requires_grad_()
+    k, v = (torch.randn(1, 2, keys, 64).to(dtype).requires_grad_() for _ in range(2))
+    mask = torch.zeros(1, 1, 9, keys, dtype=torch.bool)
+    mask[..., 0, 0] = mask[..., 1:, -1] = True
+    grad = torch.randn(1, 2, 9, 64).to(dtype)
     for isa in ISAS:
         with use_isa(isa):
-            grads = torch.autograd.grad(F.attention(q, k, v).sum(), (q, k))
-        assert not any(grad.any() for grad in grads)
+            out = F.attention(q, k, v, mask if keys > 1 else None)
+            grads = torch.autograd.grad(out, (q, k), grad)
+        assert not any(each.any() for each in grads), isa
 
 
 @pytest.mark.parametrize("score", ["scaled_dot", "additive"])

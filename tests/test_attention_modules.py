@@ -434,6 +434,11 @@ LENGTHS = torch.tensor([3, 7])
         ((Q, K, K), {"centre": torch.ones(4), "window": 2}, RuntimeError, "centre broadcastable"),
         ((Q, K, K), {"centre": torch.ones(5), "width": -1.0}, ValueError, "width should be"),
         ((Q, K, K), {"backend": "abacus"}, ValueError, "backend should be one of"),
+        ((Q, K, K), {"score": ["dot"]}, ValueError, "score should be one of"),
+        ((Q, K, K), {"scale": 10**400}, ValueError, "scale should be .* got about 2"),
+        ((Q, K, K), {"dropout_p": None}, TypeError, "'dropout_p' must be float, not NoneType"),
+        ((Q, K, K), {"centre": torch.ones(5), "width": "2"}, TypeError, "'width' must be float"),
+        ((Q.to_sparse(), K, K), {}, RuntimeError, "to be strided, but got torch.sparse_coo"),
     ],
 )
 def test_errors(arguments, options, kind, match):
@@ -474,11 +479,25 @@ def test_errors_of_a_pointers_target():
         (torch.zeros(2, 2).long(), RuntimeError),
         (torch.full((2, 3), 4), IndexError),
         (torch.full((2, 3), -1), IndexError),
+        ([0, 1, 2], TypeError),
     ):
         with pytest.raises(kind):
             F.pointer_nll(q, k, target, score="dot")
     with pytest.raises(ValueError, match="reduction"):
         F.pointer_nll(q, k, torch.zeros(2, 3).long(), score="dot", reduction="max")
+    no_keys, ignored = k[:, :0], torch.full((2, 3), -100)
+    assert not F.pointer_nll(q, no_keys, ignored, score="dot", reduction="sum")
+    with pytest.raises(IndexError):
+        F.pointer_nll(q, no_keys, ignored + 100, score="dot")
+
+
+@pytest.mark.parametrize("window", [2**62, 2**63, (10**30, None), (3, 2**63 - 1)])
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_window_wider_than_any_number(window, centred):
+    options = {"centre": torch.ones(5), "width": 2.0} if centred else {}
+    before = None if isinstance(window, int) or window[0] != 3 else 3
+    out = F.attention(Q, K, K, window=window, **options)
+    assert torch.equal(out, F.attention(Q, K, K, window=(before, None), **options))
 
 
 def test_what_lies_out_of_the_keys_is_cut():

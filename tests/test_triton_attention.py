@@ -122,6 +122,11 @@ def test_packed_sequences():
     hold(Case(F32, "dot", 40, 50, 1, 2, width=16, options=("cu_seqlens", "causal")))
 
 
+def test_additive_over_many_numbers(tiles):
+    tiles(block_m=32)
+    hold(Case(F32, "additive", 24, 40, 1, 1, width=256, options=("return_lse",)))
+
+
 @pytest.mark.parametrize("size", [0.01, 3.0, 30.0])
 def test_additive_on_both_sides_of_the_guard(size):
     hold(Case(F32, "additive", 16, 33, 1, 2, width=16, options=(f"big={size}",)))

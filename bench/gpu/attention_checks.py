@@ -6,7 +6,6 @@ dtype, as a user would write it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from fastrnn import functional, reference_attention
 
-from .checks import error
+from .checks import breaches
+from .checks import run_all as checks_of_all
 
 # tests/test_attention_equality.py has these from measurements on a CPU.
 FLOOR_IN_ULPS = {torch.float32: 24, torch.bfloat16: 3, torch.float16: 2}
@@ -106,14 +106,7 @@ def run(check: Check, device: torch.device, seed: int) -> list[str]:
     with mock.patch.object(reference_attention, "_to", lambda tensor, dtype: tensor):
         peer = results(check.dtype, "reference")  # without its wider sums
     floor = FLOOR_IN_ULPS[check.dtype] * torch.finfo(check.dtype).eps
-    faults = []
-    for index, (a, b, c, e) in enumerate(zip(found, peer, expected, again, strict=True)):
-        for name, our, their in zip(("norm", "largest"), error(a, c), error(b, c), strict=True):
-            if not our <= 2 * their + floor:
-                faults.append(f"result {index}: {name} {our:.3g}, torch {their:.3g}")
-        if not torch.equal(a, e):
-            faults.append(f"result {index}: other bits the second time")
-    return faults
+    return breaches(found, again, peer, expected, floor)
 
 
 def run_all(
@@ -121,19 +114,4 @@ def run_all(
 ) -> tuple[int, list[str]]:
     """How many checks were run, and the faults."""
     torch.set_float32_matmul_precision("highest")
-    seed = int(time.time())
-    faults: list[str] = []
-    count = 0
-    for check in which:
-        if time.monotonic() > deadline:
-            break
-        try:
-            found = run(check, device, seed)
-        except Exception as problem:  # a check that cannot run is a fault, and others follow
-            found = [f"{type(problem).__name__}: {problem}"]
-        count += 1
-        say(f"{'fails' if found else 'ok':6}{check}")
-        for fault in found[:4]:
-            say(f"      {fault}")
-        faults += [f"{check}, seed {seed}: {fault}" for fault in found]
-    return count, faults
+    return checks_of_all(which, device, deadline, say, run)

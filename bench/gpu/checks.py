@@ -116,6 +116,17 @@ def run(check: Check, device: torch.device, seed: int) -> list[str]:
         again = results(ours, check, x, lengths, seed)
     peer = results(theirs, check, x, lengths, seed)
     floor = FLOOR_IN_ULPS[check.dtype] * torch.finfo(check.dtype).eps
+    return breaches(found, again, peer, expected, floor)
+
+
+def breaches(
+    found: list[Tensor],
+    again: list[Tensor],
+    peer: list[Tensor],
+    expected: list[Tensor],
+    floor: float,
+) -> list[str]:
+    """Where results, of two equal calls, break the rule."""
     faults = []
     for index, (a, b, c, e) in enumerate(zip(found, peer, expected, again, strict=True)):
         for name, our, their in zip(("norm", "largest"), error(a, c), error(b, c), strict=True):
@@ -135,7 +146,11 @@ def error(actual: Tensor, expected: Tensor) -> tuple[float, float]:
 
 
 def run_all(
-    which: Iterator[Check], device: torch.device, deadline: float, say: Callable[[str], None]
+    which: Iterator[Any],
+    device: torch.device,
+    deadline: float,
+    say: Callable[[str], None],
+    run: Callable[[Any, torch.device, int], list[str]] = run,
 ) -> tuple[int, list[str]]:
     """How many checks were run, and the faults."""
     seed = int(time.time())

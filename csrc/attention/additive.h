@@ -8,6 +8,9 @@
 //   w1 / x1 + w2 / x2 = (w1 x2 + w2 x1) / (x1 x2).
 // x1 x2 must not overflow, so max|q| + max|k| < 22 (float); and where all of a block's tanh are
 // small, 1 - 2 r would lose their last digits, so from 1/4 on.
+//
+// A sum's rounding grows with its length, and that of w r with the sum of w besides: sums over
+// kSome numbers e each, which for the pairs are w - 2 w r again before they are added up.
 #pragma once
 
 #include "pack.h"
@@ -34,6 +37,7 @@ struct Additive {
   static constexpr int W = kLanes<C>;
   static constexpr bool kScoresOfFew = false;  // keys are used as often as there are e
   static constexpr C kPairsFrom = C(0.25), kPairsTo = sizeof(C) == 4 ? C(22) : C(176);
+  static constexpr int64_t kSome = 16;
 
   const int64_t E, padded;     // E in whole vectors; padding has vector_e = 0
   C* vector;                   // [padded]
@@ -41,7 +45,7 @@ struct Additive {
   C *query_exp, *key_exp;      // the same of e^2x
   C *key_rows, *key_rows_exp;  // [k][padded], for the backward
   C* total;                    // [padded]: sum of ds tanh
-  C sum = 0;                   // of vector
+  C* some;                     // sums of vector over kSome numbers
   C query_top = 0, key_top = 0;
 
   Additive(const AttentionArgs& a, Arena& arena, bool backward)
@@ -51,6 +55,7 @@ struct Additive {
     query_exp = arena.take<C>(kQueries * padded);
     key = arena.take<C>(padded * kKeys);
     key_exp = arena.take<C>(padded * kKeys);
+    some = arena.take<C>(ceil_div(padded, kSome));
     if (!backward) return;
     key_rows = arena.take<C>(kKeys * padded);
     key_rows_exp = arena.take<C>(kKeys * padded);
@@ -59,9 +64,11 @@ struct Additive {
 
   void set_head(const AttentionArgs& a, int64_t b, int64_t h) {
     const S* v = at<S>(a.vector, b, h);
-    sum = 0;
     for (int64_t e = 0; e < padded; ++e) vector[e] = e < E ? to_wide(v[e]) : C(0);
-    for (int64_t e = 0; e < E; ++e) sum += vector[e];
+    for (int64_t e0 = 0; e0 < padded; e0 += kSome) {
+      C& sum = some[e0 / kSome] = 0;
+      for (int64_t e = e0; e < min_of(e0 + kSome, padded); ++e) sum += vector[e];
+    }
   }
   void set_queries(const RowBlock<S>& block, bool) {
     copy_rows(block, query, padded);
@@ -130,29 +137,35 @@ struct Additive {
   template <int R>
   inline void score_rows(bool paired, int64_t r, int64_t keys, C* s) {
     for (int64_t k = 0; k < keys; k += W) {
-      V acc[R];
-      for (int i = 0; i < R; ++i) acc[i] = V{};
-      if (paired) {
-        const C* q = query_exp + r * padded;
-        for (int64_t e = 0; e < padded; e += 2) {
-          const V k1 = load(key_exp + e * kKeys + k), k2 = load(key_exp + (e + 1) * kKeys + k);
-          const V w1 = broadcast<C>(vector[e]), w2 = broadcast<C>(vector[e + 1]);
+      V sums[R];
+      for (int i = 0; i < R; ++i) sums[i] = V{};
+      for (int64_t e0 = 0; e0 < padded; e0 += kSome) {
+        const int64_t e1 = min_of(e0 + kSome, padded);
+        V acc[R];
+        for (int i = 0; i < R; ++i) acc[i] = V{};
+        if (paired) {
+          const C* q = query_exp + r * padded;
+          for (int64_t e = e0; e < e1; e += 2) {
+            const V k1 = load(key_exp + e * kKeys + k), k2 = load(key_exp + (e + 1) * kKeys + k);
+            const V w1 = broadcast<C>(vector[e]), w2 = broadcast<C>(vector[e + 1]);
 #pragma GCC unroll 4
-          for (int i = 0; i < R; ++i) {
-            const V x1 = k1 * q[i * padded + e] + 1, x2 = k2 * q[i * padded + e + 1] + 1;
-            acc[i] += (w1 * x2 + w2 * x1) * reciprocal(x1 * x2);
+            for (int i = 0; i < R; ++i) {
+              const V x1 = k1 * q[i * padded + e] + 1, x2 = k2 * q[i * padded + e + 1] + 1;
+              acc[i] += (w1 * x2 + w2 * x1) * reciprocal(x1 * x2);
+            }
+          }
+          for (int i = 0; i < R; ++i) acc[i] = some[e0 / kSome] - 2 * acc[i];
+        } else {
+          const C* q = query + r * padded;
+          for (int64_t e = e0; e < e1; ++e) {
+            const V ke = load(key + e * kKeys + k);
+#pragma GCC unroll 4
+            for (int i = 0; i < R; ++i) acc[i] += tanh(ke + q[i * padded + e]) * vector[e];
           }
         }
-        for (int i = 0; i < R; ++i) store(s + (r + i) * kKeys + k, sum - 2 * acc[i]);
-      } else {
-        const C* q = query + r * padded;
-        for (int64_t e = 0; e < E; ++e) {
-          const V ke = load(key + e * kKeys + k);
-#pragma GCC unroll 4
-          for (int i = 0; i < R; ++i) acc[i] += tanh(ke + q[i * padded + e]) * vector[e];
-        }
-        for (int i = 0; i < R; ++i) store(s + (r + i) * kKeys + k, acc[i]);
+        for (int i = 0; i < R; ++i) sums[i] += acc[i];
       }
+      for (int i = 0; i < R; ++i) store(s + (r + i) * kKeys + k, sums[i]);
     }
   }
 

@@ -32,6 +32,7 @@ struct TileGradient {
   C *s, *d;                 // weights; their gradients, then the scores'
   T *value, *grad_out;      // right [Ev units][kKeys]; left [q][Ev units]
   C* zero_sum;              // [q]: what the softmax takes off: sum of weight x gradient
+  T *out_columns, *grad_columns;  // [Ev units][q], for that
   RowBlock<S> query_block{}, grad_block{}, key_block{};
 
   TileGradient(const AttentionArgs& a, Arena& arena)
@@ -45,6 +46,8 @@ struct TileGradient {
     value = arena.take<T>(units * kKeys);
     grad_out = arena.take<T>(kQueries * units);
     zero_sum = arena.take<C>(kQueries);
+    out_columns = arena.take<T>(units * kQueries);
+    grad_columns = arena.take<T>(units * kQueries);
   }
 
   void set_keys(const AttentionArgs& a, int64_t b, int64_t h, int64_t k0, int64_t keys,
@@ -66,14 +69,15 @@ struct TileGradient {
     score.set_queries(q, true);
     query_block = q, grad_block = g;
     Op::left(g, grad_out);
-    for (int64_t t = t0; t < t1; ++t) {
-      const S *o = at<S>(a.out, b, h, t), *d_o = at<S>(a.grad_out, b, h, t);
+    // Summed as the product of value and gradient is: of a single key, in which the output is the
+    // value, the difference is nothing at all.
+    Op::right_columns(g, grad_columns, kQueries);
+    Op::right_columns(queries_of<S>(a.out, a.Ev, b, h, t0, t1), out_columns, kQueries);
+    for (int64_t r = 0; r < t1 - t0; r += W) {
       V sum = V{};
-      for (int64_t x = 0; x < a.Ev; x += W) {
-        const int n = int(min_of(W, a.Ev - x));
-        sum += load(o + x, n) * load(d_o + x, n);
-      }
-      zero_sum[t - t0] = sum_lanes<C>(sum);
+      for (int64_t x = 0; x < Op::units(a.Ev) * kQueries; x += kQueries)
+        multiply_add(sum, grad_columns + x + r, out_columns + x + r);
+      store(zero_sum + r, sum);
     }
   }
 
@@ -107,24 +111,29 @@ struct TileGradient {
     row.finish_scores(s, k0, keys, capped ? slope : nullptr);
     // Where the tile holds all that a query sees, the mean that the softmax takes off is summed
     // from the gradients themselves, not from the output: where one weight is nearly 1 the
-    // difference is nearly nothing, and the two sums would be rounded apart.
+    // difference is nearly nothing, and the two sums would be rounded apart. For the same reason
+    // the weights have to add up to 1, which the rounding of lse keeps them from.
     const bool whole = k0 <= row.first && row.last <= k0 + keys;
     const bool found = a.grad_found.data;
     if (row.weighted) row.factors(k0, keys, f);
+    C share = 1;
     if (whole) {
-      V sum = V{};
+      V sum = V{}, total = V{};
       for (int64_t i = 0; i < keys; i += W) {
         const V x = load(s + i), p = seen(x, exp_of_difference<C>(x - lse));
         store(kept + i, p);
+        total += p;
         sum += seen(x, p * (row.weighted ? load(d + i) * load(f + i) : load(d + i)));
       }
-      zero = sum_lanes<C>(sum);
+      const C all = sum_lanes<C>(total);
+      if (all != 0) share = 1 / all;
+      zero = sum_lanes<C>(sum) * share;
     }
     if (a.grad_row.data) zero -= at<C>(a.grad_row, row.b, row.h, row.t);
     if (!row.weighted && !found) {
       for (int64_t i = 0; i < keys; i += W) {
         const V x = load(s + i);
-        const V p = whole ? load(kept + i) : seen(x, exp_of_difference<C>(x - lse));
+        const V p = whole ? load(kept + i) * share : seen(x, exp_of_difference<C>(x - lse));
         store(s + i, p);
         V ds = seen(x, p * (load(d + i) - zero));
         if (capped && before_cap) ds *= load(slope + i);
@@ -138,7 +147,7 @@ struct TileGradient {
     const V numbers = lane_numbers<C>();
     for (int64_t i = 0; i < keys; i += W) {
       const V x = load(s + i);
-      const V p = whole ? load(kept + i) : seen(x, exp_of_difference<C>(x - lse));
+      const V p = whole ? load(kept + i) * share : seen(x, exp_of_difference<C>(x - lse));
       const V factor = row.weighted ? load(f + i) : broadcast<C>(1);
       const V extra = found ? load(g + i, int(min_of(W, keys - i))) : V{};
       const V da = logs ? load(d + i) : load(d + i) + extra;

@@ -49,23 +49,18 @@ struct Dot {
     matmul<C, T>(queries, round_up(keys, W), depth, query, depth, 1, key, kKeys, s, kKeys, false);
   }
 
-  // The same from keys as they lie, for few queries. Bound: the keys' bytes.
+  // The same from keys as they lie, for few queries. Bound: the keys' bytes. A query of the usual
+  // widths stays in registers.
   static void scores_of_few(const RowBlock<S>& q, const RowBlock<S>& k, C* s) {
-    for (int64_t k0 = 0; k0 < k.count; k0 += W)
-      for (int64_t r = 0; r < q.count; ++r) {
-        // A vector of partial sums a key; transposed, their sum is a vector of scores.
-        Vec<C> sums[W];
-#pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) {
-          const S* row = k0 + i < k.count ? k.row(k0 + i) : nullptr;
-          sums[i] = row ? dot(q.data + r * q.step, row, q.width, k.step) : Vec<C>{};
-        }
-        transpose<C>(sums);
-        Vec<C> total = sums[0];
-#pragma GCC unroll 16
-        for (int i = 1; i < W; ++i) total += sums[i];
-        store(s + r * kKeys + k0, total);
-      }
+    const int64_t vectors = q.width % W ? 0 : q.width / W;
+    for (int64_t r = 0; r < q.count; ++r) {
+      const S* row = q.data + r * q.step;
+      C* to = s + r * kKeys;
+      if (vectors == 2) scores_of_one<2>(row, k, to);
+      else if (vectors == 4) scores_of_one<4>(row, k, to);
+      else if (vectors == 8 && kManyRegisters) scores_of_one<8>(row, k, to);
+      else scores_of_one<0>(row, k, to);
+    }
   }
 
   // Adds to dq[queries][dq_step] and dk[keys][padded] what ds[queries][kKeys] brings them.
@@ -94,13 +89,46 @@ struct Dot {
   void grad_vector(C*) const {}
 
  private:
+  // N: vectors of the query, 0 where it stays in memory. A vector of partial sums a key first. Not
+  // inlined: among all of the caller's variables the query would not stay in registers.
+  template <int N>
+  static __attribute__((noinline)) void scores_of_one(const S* q, const RowBlock<S>& k, C* s) {
+    Vec<C> query[N ? N : 1];
+    for (int i = 0; i < N; ++i) query[i] = load(q + i * W);
+    for (int64_t k0 = 0; k0 < k.count; k0 += W) {
+      Vec<C> sums[W];
+      if (N && k.from <= k0 && k0 + W <= k.to) {
+        const S* row = k.data + k0 * k.step;
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i, row += k.step) {
+          ask_ahead(row, k.step, N * W);
+          sums[i] = dot<N>(query, row);
+        }
+      } else {
+        for (int i = 0; i < W; ++i) {
+          const S* row = k0 + i < k.count ? k.row(k0 + i) : nullptr;
+          sums[i] = row ? dot(q, row, k.width) : Vec<C>{};
+        }
+      }
+      store(s + k0, sums_of_rows<C>(sums));
+    }
+  }
+
   // The products' sums lane by lane.
-  static inline Vec<C> dot(const S* q, const S* k, int64_t width, int64_t step) {
+  template <int N>
+  static inline __attribute__((always_inline)) Vec<C> dot(const Vec<C>* q, const S* k) {
+    Vec<C> even{}, odd{};
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i += 2) {
+      even += q[i] * load(k + i * W);
+      odd += q[i + 1] * load(k + (i + 1) * W);
+    }
+    return even + odd;
+  }
+  static inline Vec<C> dot(const S* q, const S* k, int64_t width) {
     Vec<C> even{}, odd{};
     int64_t x = 0;
     for (; x + 2 * W <= width; x += 2 * W) {
-      prefetch(k + kAhead * step + x);
-      if (sizeof(S) >= 4) prefetch(k + kAhead * step + x + W);
       even += load(q + x) * load(k + x);
       odd += load(q + x + W) * load(k + x + W);
     }

@@ -38,9 +38,18 @@ template <class C>
 inline void multiply_add(Vec<C>& sum, C a, const C* b) {
   sum += load(b) * a;
 }
+// a a unit for each lane.
+template <class C>
+inline void multiply_add(Vec<C>& sum, const C* a, const C* b) {
+  sum += load(b) * load(a);
+}
 #if defined(__AVX512BF16__)
 inline void multiply_add(VecF& sum, uint32_t a, const uint32_t* b) {
   sum = (VecF)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(int(a)),
+                               (__m512bh)_mm512_loadu_si512(b));
+}
+inline void multiply_add(VecF& sum, const uint32_t* a, const uint32_t* b) {
+  sum = (VecF)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(a),
                                (__m512bh)_mm512_loadu_si512(b));
 }
 #endif

@@ -2,9 +2,9 @@
 #include <omp.h>
 
 #include <atomic>
-#include <cstdlib>
 #include <new>
 
+#include "../aligned.h"
 #include "types.h"
 
 namespace fastrnn {
@@ -13,15 +13,6 @@ namespace {
 
 // Waking a team costs some microseconds; in operations of one core:
 constexpr double kOneThread = 4e5;
-
-struct Scratch {
-  explicit Scratch(size_t bytes)
-      : data(static_cast<char*>(std::aligned_alloc(64, (bytes + 127) / 64 * 64))) {}
-  ~Scratch() { std::free(data); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  char* data;
-};
 
 }  // namespace
 
@@ -32,13 +23,13 @@ void run_tasks(const AttentionArgs& args, const AttentionTasks& tasks, double op
   std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
   auto work = [&] {
-    const Scratch scratch(bytes);
-    if (scratch.data == nullptr) {
+    try {
+      const Aligned scratch(bytes);
+      for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < count;)
+        tasks.run(args, task, scratch.data);
+    } catch (const std::bad_alloc&) {
       failed = true;  // an exception must not leave a parallel region
-      return;
     }
-    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < count;)
-      tasks.run(args, task, scratch.data);
   };
   if (threads < 2 || count < 2 || operations < kOneThread) {
     work();

@@ -55,6 +55,23 @@ inline C max_lanes(Vec<C> v) {
   return all_lanes<C>(v, [](Vec<C> a, Vec<C> b) { return a > b ? a : b; })[0];
 }
 
+// The sum of each row's lanes, row i's in lane i; what is in the rows is lost.
+template <class C, int kBit = 1>
+inline __attribute__((always_inline)) Vec<C> sums_of_rows(Vec<C>* rows) {
+  constexpr int W = kLanes<C>;
+  if constexpr (kBit == W) {
+    return rows[0];
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i += 2 * kBit) {
+      const Vec<C> a = rows[i], b = rows[i + kBit];
+      rows[i] = exchange<kBit, false>(a, b, typename MakeSequence<W>::type{}) +
+                exchange<kBit, true>(a, b, typename MakeSequence<W>::type{});
+    }
+    return sums_of_rows<C, 2 * kBit>(rows);
+  }
+}
+
 // e^x for x at most a little above zero, as in a softmax: what would be denormal is zero. The
 // general one, in ../math.h, costs half as much again, and a call.
 template <class C>
