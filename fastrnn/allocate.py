@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .cells import CellSpec
@@ -25,7 +27,9 @@ def results(
     len(spec.saved)*H]`` in the accumulation dtype where the cell saves anything, and with a
     projection the h before it, ``[S, N, H]``; never nothing, so that an empty list can mean
     that saving was not asked for. Zoneout adds to the first the states beside h as they are
-    after it, and unless it is projected h as it is before it.
+    after it, and unless it is projected h as it is before it; bounds of the cell state or of
+    pre-activations add one number a unit, a bound of the projection where it was reached, bool
+    ``[S, N, K]``.
     """
     rows, recurrences, _ = gates_x.shape
     hidden = gates_x.shape[2] // spec.num_gates
@@ -39,10 +43,13 @@ def results(
         kept = len(spec.saved)
         if options.zoneout or options.zoneout_p:
             kept += len(spec.states) - projected
+        kept += min(options.cell_clip, options.gate_clip) < math.inf
         wide = accumulation_dtype(gates_x.dtype)
         saved.append(gates_x.new_empty(rows, recurrences, kept * hidden, dtype=wide))
         if projected:
             saved.append(gates_x.new_empty(rows, recurrences, hidden))
+            if options.proj_clip < math.inf:
+                saved.append(gates_x.new_empty(out.shape, dtype=torch.bool))
     return out, finals, others, saved
 
 

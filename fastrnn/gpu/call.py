@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..cells import CellSpec
-from ..kernels.cells import functions
+from ..kernels.cells import functions, operands
 from ..options import GIVEN, INITIAL, ZERO, Options
 from ..reference import accumulation_dtype
 
@@ -28,7 +28,7 @@ class Forward:
     """The tensors of a forward: given, and to be filled (`fastrnn.allocate.results`)."""
 
     gates_x: Tensor
-    weight_hh: Tensor
+    weight_hh: Tensor | None
     bias_hh: Tensor | None
     weight_hr: Tensor | None
     states: Sequence[Tensor]
@@ -42,7 +42,7 @@ class Forward:
 class Backward:
     """The tensors of a backward: given, and ``found``, those of `fastrnn.allocate.gradients`."""
 
-    weight_hh: Tensor
+    weight_hh: Tensor | None
     weight_hr: Tensor | None
     states: Sequence[Tensor]
     out: Tensor
@@ -56,6 +56,7 @@ class Backward:
     grad_resets: Sequence[Tensor]
     grad_params: Sequence[Tensor]
     dproj: Tensor  # where nothing is projected, any tensor
+    operand: Tensor  # where there is no second product, any tensor
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,36 @@ class Call:
         if len(tensors) == 1:
             return tensors[0].contiguous().unsqueeze(0)  # the same memory
         return torch.stack(tuple(tensors))
+
+    @property
+    def first(self) -> int:
+        """Gates whose product is of h."""
+        return self.spec.num_gates - len(self.spec.second)
+
+    @property
+    def operands(self) -> Sequence[Any]:
+        """What makes the second product's operand, and its backward."""
+        return operands(self.spec.name) if self.spec.second else (None, None)
+
+    def kept(self, saved: Sequence[Tensor]) -> dict[str, int]:
+        """The constants of what a step keeps: how many numbers a unit, and which of them is h as
+        the cell left it, -1 if none is.
+
+        The cell's come first, with zoneout then the states beside h as they are after it. h itself
+        is kept where the output is not what the cell left, or not to all its digits and these
+        matter: where a bound was reached is seen from them.
+        """
+        width = saved[0].shape[2] // self.H if saved else 0
+        kept_h = -1
+        if self.zone and not self.projected:
+            kept_h = len(self.spec.saved) + self.extra
+        elif self.options.gate_clip < math.inf:
+            kept_h = width - 1
+        return {"WIDTH": width, "KEPT_H": kept_h}
+
+    def reached(self, saved: Sequence[Tensor]) -> Tensor:
+        """Where a projected h reached its bound, ``[S, N, K]``; without a bound, any tensor."""
+        return _bytes(saved[2]) if len(saved) > 2 else self.reverse
 
     @property
     def zone(self) -> int:
@@ -265,8 +296,12 @@ class Call:
             "PACKED": self.packed,
             "PROJECTED": self.projected,
             "PARAMS": self.num_params,
-            "CELL_CLIP": _bound(self.options.cell_clip),
+            "CLIPS": (_bound(self.options.cell_clip), _bound(self.options.gate_clip)),
         }
+
+    @property
+    def proj_clip(self) -> float:
+        return _bound(self.options.proj_clip) if self.projected else 0.0
 
 
 def _bound(clip: float) -> float:

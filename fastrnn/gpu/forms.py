@@ -36,6 +36,7 @@ def _plan(call: Call, backward: bool) -> tuple[Plan, str]:
     problem = Problem(
         call.dtype, call.spec.num_gates, call.N, call.B, call.H, call.K,
         projected=call.projected, single=call.T == 1, precision=precision, plain=call.plain,
+        recurrent=call.spec.recurrent, tiled=not (call.spec.whole_row or call.spec.second),
     )  # fmt: skip
     return choose(problem, device, backward), precision
 

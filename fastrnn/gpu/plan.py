@@ -44,6 +44,10 @@ class Problem:
     single: bool = False  # one step
     precision: str = "tf32x3"  # of float32 products
     plain: bool = True  # no resets, lengths, zoneout, nor parameters of the cell's own
+    recurrent: bool = True  # whether there is a recurrent product
+    tiled: bool = (
+        True  # whether a tile of units can finish a step: no whole rows, no second product
+    )
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def power_of_2(size: int) -> int:
 def choose(problem: Problem, device: Device, backward: bool = False) -> Plan:
     """The plan for a problem; forward and backward may differ."""
     p = problem
+    if not p.recurrent:
+        return _alone(p, device)
     if p.dtype not in _BYTES:
         return Plan("simple", f"{p.dtype} has no products on matrix units here")
     if p.dtype == torch.float32 and p.precision == "ieee":
@@ -85,6 +91,10 @@ def choose(problem: Problem, device: Device, backward: bool = False) -> Plan:
         return rows
     if p.single:
         return Plan("simple", f"{rows.why}, and one step has nothing to wait for")
+    if not p.tiled:
+        return Plan(
+            "simple", f"{rows.why}, and a step of the cell wants more than one product's tile"
+        )
     if p.projected:
         return _stream(p, device, backward, f"{rows.why}, and a projection takes two products")
     if not p.plain:
@@ -93,6 +103,21 @@ def choose(problem: Problem, device: Device, backward: bool = False) -> Plan:
     return grid or _stream(
         p, device, backward, f"{rows.why}, nor do they fit {device.processors} at once"
     )
+
+
+def _alone(p: Problem, device: Device) -> Plan:
+    """Units that do not see one another: as many programs as there is work for, each with a number
+    or more a thread."""
+    block_h = min(max(power_of_2(p.H), 16), 128)
+    block_b = 128 // block_h
+    while block_b < min(8, p.B) and p.N * -(-p.B // (2 * block_b)) * -(-p.H // block_h) >= (
+        2 * device.processors
+    ):
+        block_b *= 2
+    return Plan(
+        "rows", "the cell has no recurrent product: a program for some units and sequences",
+        block_b=block_b, block_h=block_h, block_k=block_h, warps=4,
+    )  # fmt: skip
 
 
 def _rows(p: Problem, device: Device, backward: bool) -> Plan:
