@@ -1,8 +1,8 @@
 """Gates: the function of a bounded pre-activation, and its slope from its value.
 
-CLIPS are the bounds of the cell state and of pre-activations, 0 for none. No gradient passes where a
-bound was reached. That is seen from the gate's value, which is what was saved: within a few units in
-its last place of what the bound gives, a bound counts as reached.
+CLIPS are the bounds of the cell state and of pre-activations, 0 for none. No gradient passes where
+a bound was reached. That is seen from the gate's value, which is what was saved: within a few units
+in its last place of what the bound gives, a bound counts as reached.
 """
 
 import triton

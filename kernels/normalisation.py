@@ -1,4 +1,4 @@
-"""Layer normalisation over whole rows: tiles ``[sequences, units]`` of which H columns are there."""
+"""Layer normalisation of whole rows: tiles ``[sequences, units]``, H columns of which are there."""
 
 import triton
 import triton.language as tl

@@ -11,6 +11,7 @@ A step that saves keeps WIDTH numbers a unit, those of the cell first, then what
 import triton
 import triton.language as tl
 
+from .functions import bounded
 from .sequence import arrived, begun, bounded_each, entering, kept, present, zoned
 from .tiles import accumulate_each, load, load_each, rows_of_step, store, store_each
 
@@ -145,11 +146,11 @@ def bound_projected(h, n, b, u, start, here, N, reached_ptr, K: tl.constexpr, SA
                     PROJ_CLIP: tl.constexpr):  # fmt: skip
     """A projected h within its bound; where that is reached is kept for the backward."""
     if PROJ_CLIP:
-        reached = (h >= PROJ_CLIP) | (h <= -PROJ_CLIP)
         if SAVE:
+            reached = (h >= PROJ_CLIP) | (h <= -PROJ_CLIP)
             row = ((start + b) * N + n) * K + u
             tl.store(reached_ptr + row, reached.to(tl.uint8), mask=here & (u < K))
-        h = tl.where(reached, tl.where(h > 0.0, PROJ_CLIP, -PROJ_CLIP), h)
+        h = bounded(h, PROJ_CLIP)
     return h
 
 

@@ -1,7 +1,7 @@
 """A whole sequence in one program: for small hidden sizes, and for any without a recurrent product.
 
-A program has BLOCK_B sequences of one recurrence and all units; of a cell whose units do not see one
-another, which has no weights here, BLOCK_H of them. Weights are read once, before the
+A program has BLOCK_B sequences of one recurrence and all units; of a cell whose units do not see
+one another, which has no weights here, BLOCK_H of them. Weights are read once, before the
 loop, and stay on chip; h and the other states never leave registers but as results; programs never
 wait for one another. What a step reads from memory is asked for one step ahead.
 
@@ -67,10 +67,10 @@ def forward_rows(
     others_ptr, h_n_ptr, extra_n_ptr, reserve_ptr, hidden_ptr, reached_ptr, starts_ptr, reverse_ptr,
     lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr, dropout_ptr, zone_h_ptr, zone_s_ptr,
     S, T, B, N,
-    CELL: tl.constexpr, OPERAND: tl.constexpr, FIRST: tl.constexpr, G: tl.constexpr, X: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
-    WIDE: tl.constexpr, READS_H: tl.constexpr, BIAS: tl.constexpr, PACKED: tl.constexpr,
-    SAVE: tl.constexpr, RECURRENT: tl.constexpr, PROJECTED: tl.constexpr, PARAMS: tl.constexpr,
-    CLIPS: tl.constexpr, PROJ_CLIP: tl.constexpr, LENGTHS: tl.constexpr, RESET: tl.constexpr,
+    CELL: tl.constexpr, OPERAND: tl.constexpr, FIRST: tl.constexpr, G: tl.constexpr,
+    X: tl.constexpr, H: tl.constexpr, K: tl.constexpr, WIDE: tl.constexpr, READS_H: tl.constexpr,
+    BIAS: tl.constexpr, PACKED: tl.constexpr, SAVE: tl.constexpr, RECURRENT: tl.constexpr,
+    PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CLIPS: tl.constexpr, PROJ_CLIP: tl.constexpr, LENGTHS: tl.constexpr, RESET: tl.constexpr,
     DROPOUT: tl.constexpr, ZONE: tl.constexpr, ZONE_PARTS: tl.constexpr, ALL_STATES: tl.constexpr,
     WIDTH: tl.constexpr, KEPT_H: tl.constexpr, PRECISION: tl.constexpr, HELD: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -205,8 +205,8 @@ def backward_rows(
     weight_ptr, project_ptr, params_ptr, reserve_ptr, h_rows_ptr, h_0_ptr, extra_0_ptr,
     grad_out_ptr, grad_others_ptr, dh_n_ptr, dextra_n_ptr, dgiven_h_ptr, dgiven_s_ptr, dparams_ptr,
     dgates_x_ptr, dgates_h_ptr, dproj_ptr, operand_ptr, reached_ptr, dh_0_ptr, dextra_0_ptr,
-    starts_ptr, reverse_ptr, lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr, dropout_ptr, zone_h_ptr, zone_s_ptr,
-    S, T, B, N,
+    starts_ptr, reverse_ptr, lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr, dropout_ptr,
+    zone_h_ptr, zone_s_ptr, S, T, B, N,
     CELL: tl.constexpr, THROUGH: tl.constexpr, FIRST: tl.constexpr, G: tl.constexpr,
     X: tl.constexpr, SAVED: tl.constexpr, H: tl.constexpr, K: tl.constexpr, WIDE: tl.constexpr,
     READS_H: tl.constexpr, APART: tl.constexpr, PACKED: tl.constexpr, RECURRENT: tl.constexpr,

@@ -80,7 +80,7 @@ def operand_step(
 ):  # fmt: skip
     """What enters a cell's second product, ``operand [N, B, H]``, given those of the first gates,
     ``gates_h [N, B, FIRST*H]``."""
-    n, reverse, b, u, start, here = _place(
+    n, _, b, u, start, here = _place(
         p, T, B, starts_ptr, reverse_ptr, lengths_ptr, H, PACKED, LENGTHS, BLOCK_B, BLOCK_H
     )
     inside, state = (b < B) & (u < H), (n * B + b) * H + u

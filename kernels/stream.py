@@ -2,9 +2,9 @@
 
 One launch has the time loop. A step's work is cut into tiles, BLOCK_B sequences by BLOCK_H units of
 one recurrence with all their gates; a program takes each n-th of them, multiplies in a pipelined
-loop over the sum, and finishes as `one_step` says. After a step, and with a projection in the middle
-of one, all programs wait for all: h (forward) or the gates' gradients (backward) pass through global
-memory.
+loop over the sum, and finishes as `one_step` says. After a step, and with a projection in the
+middle of one, all programs wait for all: h (forward) or the gates' gradients (backward) pass
+through global memory.
 
 Bound: the L2 cache. A tile reads (rows of weights + BLOCK_B) x K numbers: at H = 2048, B = 64 and
 bfloat16 128 tiles of 64 rows read 67 MB a step, 12 us at 5.5 TB/s; the barrier adds 1 us. A launch

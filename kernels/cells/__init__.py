@@ -2,9 +2,9 @@
 
 ``forward(x, a, h_prev, s, params, CLIPS, H)``: x and a are the input and the recurrent side of the
 pre-activations, a tuple of tiles with one for each gate; s a tuple of the states beside h; params
-the cell's own parameters, a tile for each H of their numbers; CLIPS the bounds of the cell state and
-of pre-activations, 0 for none (`fastrnn.kernels.gates`). Returns h, the new states beside it, and
-what the backward wants, as `CellSpec.saved` names it.
+the cell's own parameters, a tile for each H of their numbers; CLIPS the bounds of the cell state
+and of pre-activations, 0 for none (`fastrnn.kernels.gates`). Returns h, the new states beside it,
+and what the backward wants, as `CellSpec.saved` names it.
 
 ``backward(saved, h, h_prev, s_prev, dh, ds, params, CLIPS, H)``: returns the pre-activations'
 gradients on the input side and on the recurrent side, the gradients of the states beside h at the

@@ -1,4 +1,4 @@
-"""GRU with one layer normalisation over all gates, r, u, n; parameters: their gains, their biases."""
+"""GRU with one layer normalisation over all gates, r, u, n; parameters: gains, then biases."""
 
 import triton
 import triton.language as tl

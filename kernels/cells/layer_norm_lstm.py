@@ -1,4 +1,7 @@
-"""LSTM with layer normalisation of the recurrent side and of c; gates i, f, g, o, parameters: the gains of the recurrent side's gates, gain and bias of c's."""
+"""LSTM with layer normalisation of the recurrent side and of c; gates i, f, g, o.
+
+Parameters: the gains of the recurrent side's gates, gain and bias of c's.
+"""
 
 import triton
 import triton.language as tl
