@@ -145,7 +145,7 @@ def forward_cell(
 def bound_projected(h, n, b, u, start, here, N, reached_ptr, K: tl.constexpr, SAVE: tl.constexpr,
                     PROJ_CLIP: tl.constexpr):  # fmt: skip
     """A projected h within its bound; where that is reached is kept for the backward."""
-    if PROJ_CLIP:
+    if PROJ_CLIP > 0:
         if SAVE:
             reached = (h >= PROJ_CLIP) | (h <= -PROJ_CLIP)
             row = ((start + b) * N + n) * K + u
@@ -158,7 +158,7 @@ def bound_projected(h, n, b, u, start, here, N, reached_ptr, K: tl.constexpr, SA
 def unless_bounded(total, n, b, u, start, here, N, reached_ptr, K: tl.constexpr,
                    PROJ_CLIP: tl.constexpr):  # fmt: skip
     """`bound_projected` backward."""
-    if PROJ_CLIP:
+    if PROJ_CLIP > 0:
         row = ((start + b) * N + n) * K + u
         total = tl.where(tl.load(reached_ptr + row, mask=here & (u < K), other=0) != 0, 0.0, total)
     return total

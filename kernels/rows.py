@@ -70,9 +70,10 @@ def forward_rows(
     CELL: tl.constexpr, OPERAND: tl.constexpr, FIRST: tl.constexpr, G: tl.constexpr,
     X: tl.constexpr, H: tl.constexpr, K: tl.constexpr, WIDE: tl.constexpr, READS_H: tl.constexpr,
     BIAS: tl.constexpr, PACKED: tl.constexpr, SAVE: tl.constexpr, RECURRENT: tl.constexpr,
-    PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CLIPS: tl.constexpr, PROJ_CLIP: tl.constexpr, LENGTHS: tl.constexpr, RESET: tl.constexpr,
-    DROPOUT: tl.constexpr, ZONE: tl.constexpr, ZONE_PARTS: tl.constexpr, ALL_STATES: tl.constexpr,
-    WIDTH: tl.constexpr, KEPT_H: tl.constexpr, PRECISION: tl.constexpr, HELD: tl.constexpr,
+    PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CLIPS: tl.constexpr, PROJ_CLIP: tl.constexpr,
+    LENGTHS: tl.constexpr, RESET: tl.constexpr, DROPOUT: tl.constexpr, ZONE: tl.constexpr,
+    ZONE_PARTS: tl.constexpr, ALL_STATES: tl.constexpr, WIDTH: tl.constexpr, KEPT_H: tl.constexpr,
+    PRECISION: tl.constexpr, HELD: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     NARROW: tl.constexpr = out_ptr.dtype.element_ty

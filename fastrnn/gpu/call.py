@@ -174,8 +174,13 @@ class Call:
     @property
     def plain(self) -> bool:
         """Whether sequences and cell are as torch has them."""
-        asked = [name for name in self.options.asked() if name != "the states of all steps"]
-        return not (asked or self.num_params or self.others_asked)
+        return not (self.asked or self.num_params)
+
+    @property
+    def asked(self) -> int:
+        """How many options there are that cost something."""
+        names = self.options.asked()
+        return len(names) - ("the states of all steps" in names and not self.others_asked)
 
     @property
     def others_asked(self) -> bool:
