@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from .cells import CellSpec
@@ -26,10 +25,9 @@ def results(
     All states are those beside h, ``[S, N, H]`` each, or none. Saved are ``[S, N,
     len(spec.saved)*H]`` in the accumulation dtype where the cell saves anything, and with a
     projection the h before it, ``[S, N, H]``; never nothing, so that an empty list can mean
-    that saving was not asked for. Zoneout adds to the first the states beside h as they are
-    after it, and unless it is projected h as it is before it; bounds of the cell state or of
-    pre-activations add one number a unit, a bound of the projection where it was reached, bool
-    ``[S, N, K]``.
+    that saving was not asked for. To the first, zoneout adds the states beside h as they are
+    after it, and unless it is projected h as it is before it; clipping, which of its bounds
+    were reached, a number for each unit and then for each unit of the projected h.
     """
     rows, recurrences, _ = gates_x.shape
     hidden = gates_x.shape[2] // spec.num_gates
@@ -44,12 +42,13 @@ def results(
         if options.zoneout or options.zoneout_p:
             kept += len(spec.states) - projected
         kept += min(options.cell_clip, options.gate_clip) < math.inf
+        width = kept * hidden
+        if projected and options.proj_clip < math.inf:
+            width += out.shape[2]
         wide = accumulation_dtype(gates_x.dtype)
-        saved.append(gates_x.new_empty(rows, recurrences, kept * hidden, dtype=wide))
+        saved.append(gates_x.new_empty(rows, recurrences, width, dtype=wide))
         if projected:
             saved.append(gates_x.new_empty(rows, recurrences, hidden))
-            if options.proj_clip < math.inf:
-                saved.append(gates_x.new_empty(out.shape, dtype=torch.bool))
     return out, finals, others, saved
 
 

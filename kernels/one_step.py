@@ -5,7 +5,8 @@ rewrites in place: ``wide`` and ``extra`` hold h and the others as the next step
 ``enters`` what enters its product; ``dh`` and ``dextra`` their gradients. Where a sequence has no
 step its states stay. ``n, reverse, b, u`` are a tile's place, ``start, here`` its rows of step p.
 
-A step that saves keeps WIDTH numbers a unit, those of the cell first, then what `Call.kept` names.
+A step that saves keeps WIDTH numbers of a row: those of the cell for each unit, what `Call.kept`
+names for each, and last where a projected h reached its bound.
 """
 
 import triton
@@ -111,16 +112,16 @@ def forward_cell(
     h_new, s_new, saved = CELL(x, a, h, s, params, CLIPS, H)
 
     if SAVE:
-        store_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, saved)
+        store_each(reserve_ptr, row * WIDTH + u, mask, H, saved)
         if KEPT_H >= 0:
-            store(reserve_ptr, row * (WIDTH * H) + KEPT_H * H + u, mask, h_new)
+            store(reserve_ptr, row * WIDTH + KEPT_H * H + u, mask, h_new)
     for j in tl.static_range(X):
         s_j = s_new[j]
         if ZONE:
             part = kept(zone_s_ptr, row * H + u + j * step_s, mask, ZONE, ZONE_PARTS[j + 1], WIDE)
             s_j = zoned(s_j, s[j], part, ZONE)
             if SAVE:
-                store(reserve_ptr, row * (WIDTH * H) + (len(saved) + j) * H + u, mask, s_j)
+                store(reserve_ptr, row * WIDTH + (len(saved) + j) * H + u, mask, s_j)
         if ALL_STATES:
             store(others_ptr, row * H + u + j * step_s, mask, s_j)
         s_j = begun(
@@ -142,25 +143,26 @@ def forward_cell(
 
 
 @triton.jit
-def bound_projected(h, n, b, u, start, here, N, reached_ptr, K: tl.constexpr, SAVE: tl.constexpr,
-                    PROJ_CLIP: tl.constexpr):  # fmt: skip
+def bound_projected(h, n, b, u, start, here, N, reserve_ptr, K: tl.constexpr, WIDTH: tl.constexpr,
+                    SAVE: tl.constexpr, PROJ_CLIP: tl.constexpr):  # fmt: skip
     """A projected h within its bound; where that is reached is kept for the backward."""
     if PROJ_CLIP > 0:
         if SAVE:
             reached = (h >= PROJ_CLIP) | (h <= -PROJ_CLIP)
-            row = ((start + b) * N + n) * K + u
-            tl.store(reached_ptr + row, reached.to(tl.uint8), mask=here & (u < K))
+            place = ((start + b) * N + n) * WIDTH + (WIDTH - K) + u
+            store(reserve_ptr, place, here & (u < K), reached.to(h.dtype))
         h = bounded(h, PROJ_CLIP)
     return h
 
 
 @triton.jit
-def unless_bounded(total, n, b, u, start, here, N, reached_ptr, K: tl.constexpr,
+def unless_bounded(total, n, b, u, start, here, N, reserve_ptr, K: tl.constexpr, WIDTH: tl.constexpr,
                    PROJ_CLIP: tl.constexpr):  # fmt: skip
     """`bound_projected` backward."""
     if PROJ_CLIP > 0:
-        row = ((start + b) * N + n) * K + u
-        total = tl.where(tl.load(reached_ptr + row, mask=here & (u < K), other=0) != 0, 0.0, total)
+        place = ((start + b) * N + n) * WIDTH + (WIDTH - K) + u
+        reached = load(reserve_ptr, place, here & (u < K), total.dtype)
+        total = tl.where(reached != 0, 0.0, total)
     return total
 
 
@@ -231,9 +233,9 @@ def backward_cell(
     state = (n * B + b) * H + u
     step_x, step_s = N * B.to(tl.int64) * H, S.to(tl.int64) * N * H
 
-    saved = load_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, SAVED, WIDE)
+    saved = load_each(reserve_ptr, row * WIDTH + u, mask, H, SAVED, WIDE)
     if KEPT_H >= 0:
-        h = load(reserve_ptr, row * (WIDTH * H) + KEPT_H * H + u, mask, WIDE)
+        h = load(reserve_ptr, row * WIDTH + KEPT_H * H + u, mask, WIDE)
     else:
         h = load(h_rows_ptr, row * H + u, mask, WIDE)
     h_prev = tl.zeros_like(total)
@@ -244,7 +246,7 @@ def backward_cell(
         )  # fmt: skip
     s_prev, ds, ds_past = (), (), ()
     for j in tl.static_range(X):
-        s_j = load(reserve_ptr, before * (WIDTH * H) + (STATES + j) * H + u, later, WIDE)
+        s_j = load(reserve_ptr, before * WIDTH + (STATES + j) * H + u, later, WIDE)
         s_j += load(extra_0_ptr, state + j * step_x, first, WIDE)
         s_prev = s_prev + (begun(
             s_j, p, n, reverse, b, u, T, B, N, j * step_s, starts_ptr, lengths_ptr,

@@ -64,7 +64,7 @@ def _begun_each(s, p, n, reverse, b, u, T, B, N, S, starts_ptr, lengths_ptr, res
 @triton.jit(do_not_specialize=_VARYING)
 def forward_rows(
     gates_x_ptr, weight_ptr, bias_ptr, project_ptr, params_ptr, h_0_ptr, extra_0_ptr, out_ptr,
-    others_ptr, h_n_ptr, extra_n_ptr, reserve_ptr, hidden_ptr, reached_ptr, starts_ptr, reverse_ptr,
+    others_ptr, h_n_ptr, extra_n_ptr, reserve_ptr, hidden_ptr, starts_ptr, reverse_ptr,
     lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr, dropout_ptr, zone_h_ptr, zone_s_ptr,
     S, T, B, N,
     CELL: tl.constexpr, OPERAND: tl.constexpr, FIRST: tl.constexpr, G: tl.constexpr,
@@ -142,9 +142,9 @@ def forward_rows(
             h_new, s_new, saved = CELL(x_wide, a, h_prev, s, params, CLIPS, H)
 
             if SAVE:
-                store_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, saved)
+                store_each(reserve_ptr, row * WIDTH + u, mask, H, saved)
                 if KEPT_H >= 0:
-                    store(reserve_ptr, row * (WIDTH * H) + KEPT_H * H + u, mask, h_new)
+                    store(reserve_ptr, row * WIDTH + KEPT_H * H + u, mask, h_new)
             if ZONE:
                 zoned_s = ()
                 for j in tl.static_range(X):
@@ -154,7 +154,7 @@ def forward_rows(
                     zoned_s = zoned_s + (zoned(s_new[j], s[j], part, ZONE),)
                 s_new = zoned_s
                 if SAVE:
-                    store_each(reserve_ptr, row * (WIDTH * H) + len(saved) * H + u, mask, H, s_new)
+                    store_each(reserve_ptr, row * WIDTH + len(saved) * H + u, mask, H, s_new)
             if ALL_STATES:
                 store_each(others_ptr, row * H + u, mask, step_s, s_new)
             if PROJECTED:
@@ -162,8 +162,8 @@ def forward_rows(
                 if SAVE:
                     tl.store(hidden_ptr + row * H + u, hidden, mask=mask)
                 h_new = bound_projected(
-                    dot(hidden, project, PRECISION), n, b, k, start, here, N, reached_ptr,
-                    K, SAVE, PROJ_CLIP,
+                    dot(hidden, project, PRECISION), n, b, k, start, here, N, reserve_ptr,
+                    K, WIDTH, SAVE, PROJ_CLIP,
                 )  # fmt: skip
             if ZONE:
                 part = kept(zone_h_ptr, row * K + k, here & (k < K), ZONE, ZONE_PARTS[0], WIDE)
@@ -205,7 +205,7 @@ def _turned_back(dx, reset, dinitial, dgiven_ptr, offs, inside, RESET: tl.conste
 def backward_rows(
     weight_ptr, project_ptr, params_ptr, reserve_ptr, h_rows_ptr, h_0_ptr, extra_0_ptr,
     grad_out_ptr, grad_others_ptr, dh_n_ptr, dextra_n_ptr, dgiven_h_ptr, dgiven_s_ptr, dparams_ptr,
-    dgates_x_ptr, dgates_h_ptr, dproj_ptr, operand_ptr, reached_ptr, dh_0_ptr, dextra_0_ptr,
+    dgates_x_ptr, dgates_h_ptr, dproj_ptr, operand_ptr, dh_0_ptr, dextra_0_ptr,
     starts_ptr, reverse_ptr, lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr, dropout_ptr,
     zone_h_ptr, zone_s_ptr, S, T, B, N,
     CELL: tl.constexpr, THROUGH: tl.constexpr, FIRST: tl.constexpr, G: tl.constexpr,
@@ -220,6 +220,7 @@ def backward_rows(
     """``h_rows`` is the output, or h before the projection."""
     NARROW: tl.constexpr = dgates_x_ptr.dtype.element_ty
     STATES: tl.constexpr = SAVED if ZONE else SAVED - X  # where those that a step left lie
+    TILES: tl.constexpr = KEPT_H + 1 if KEPT_H >= SAVED else SAVED + (X if ZONE else 0)
     n, reverse, b, u_0 = _place(tl.program_id(0), B, reverse_ptr, H, RECURRENT, BLOCK_B, BLOCK_H)
     u = u_0 + tl.arange(0, BLOCK_H)[None, :]
     k = u_0 + tl.arange(0, BLOCK_K)[None, :]
@@ -252,7 +253,7 @@ def backward_rows(
     here = present(b, T - 1, T, B, reverse, active, lengths_ptr, LENGTHS)
     row = (start + b) * N + n
     mask = here & (u < H)
-    saved = load_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, WIDTH, WIDE)
+    saved = load_each(reserve_ptr, row * WIDTH + u, mask, H, TILES, WIDE)
     h = load(h_rows_ptr, row * H + u, mask, NARROW)
     dout = load(grad_out_ptr, row * K + k, here & (k < K), NARROW)
     p = T - 1
@@ -263,9 +264,7 @@ def backward_rows(
             row_prev = (start_prev + b) * N + n
             mask_prev = here_prev & (u < H)
             # The states before this step are what the one before saved, which is wanted next.
-            saved_prev = load_each(
-                reserve_ptr, row_prev * (WIDTH * H) + u, mask_prev, H, WIDTH, WIDE
-            )
+            saved_prev = load_each(reserve_ptr, row_prev * WIDTH + u, mask_prev, H, TILES, WIDE)
             h_row_prev = load(h_rows_ptr, row_prev * H + u, mask_prev, NARROW)
             dout_prev = load(grad_out_ptr, row_prev * K + k, here_prev & (k < K), NARROW)
             mask, mask_k = here & (u < H), here & (k < K)
@@ -310,7 +309,9 @@ def backward_rows(
                     ds_past = ds_past + (past_j,)
                 ds_here = ds_here + (ds_j,)
             if PROJECTED:
-                total = unless_bounded(total, n, b, k, start, here, N, reached_ptr, K, PROJ_CLIP)
+                total = unless_bounded(
+                    total, n, b, k, start, here, N, reserve_ptr, K, WIDTH, PROJ_CLIP
+                )
                 came = narrow(total, NARROW)
                 tl.store(dproj_ptr + row * K + k, came, mask=mask_k)
                 total = dot(came, project, PRECISION)

@@ -125,12 +125,12 @@ def forward_step(
 
 @triton.jit(do_not_specialize=_VARYING)
 def place_projected(
-    projected_ptr, h_ptr, wide_ptr, h_0_ptr, out_ptr, reached_ptr, starts_ptr, reverse_ptr,
+    projected_ptr, h_ptr, wide_ptr, h_0_ptr, out_ptr, reserve_ptr, starts_ptr, reverse_ptr,
     lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr, dropout_ptr, zone_h_ptr, zone_s_ptr,
     p, S, T, B, N,
     K: tl.constexpr, WIDE: tl.constexpr, PACKED: tl.constexpr, SAVE: tl.constexpr,
     PROJ_CLIP: tl.constexpr, LENGTHS: tl.constexpr, RESET: tl.constexpr, DROPOUT: tl.constexpr,
-    ZONE: tl.constexpr, ZONE_PARTS: tl.constexpr, ALL_STATES: tl.constexpr,
+    ZONE: tl.constexpr, ZONE_PARTS: tl.constexpr, ALL_STATES: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip
     """``projected [N, B, K]`` becomes the step's output, and h as the next step begins with it."""
@@ -139,8 +139,8 @@ def place_projected(
     )
     inside, state = (b < B) & (k < K), (n * B + b) * K + k
     h_new = bound_projected(
-        load(projected_ptr, state, here & (k < K), WIDE), n, b, k, start, here, N, reached_ptr,
-        K, SAVE, PROJ_CLIP,
+        load(projected_ptr, state, here & (k < K), WIDE), n, b, k, start, here, N, reserve_ptr,
+        K, WIDTH, SAVE, PROJ_CLIP,
     )  # fmt: skip
     leave_h(
         h_new, load(wide_ptr, state, inside, WIDE), n, reverse, b, k, start, here, p, T, B, N,
@@ -152,11 +152,11 @@ def place_projected(
 @triton.jit(do_not_specialize=_VARYING)
 def arrive_projected(
     product_ptr, dh_ptr, dh_initial_ptr, dgiven_h_ptr, grad_out_ptr, arrived_ptr, dproj_ptr,
-    reached_ptr, starts_ptr, reverse_ptr, lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr,
+    reserve_ptr, starts_ptr, reverse_ptr, lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr,
     dropout_ptr, zone_h_ptr, zone_s_ptr, p, S, T, B, N,
     K: tl.constexpr, WIDE: tl.constexpr, PACKED: tl.constexpr, PROJ_CLIP: tl.constexpr,
     LENGTHS: tl.constexpr, RESET: tl.constexpr, DROPOUT: tl.constexpr, ZONE: tl.constexpr,
-    ZONE_PARTS: tl.constexpr, ALL_STATES: tl.constexpr,
+    ZONE_PARTS: tl.constexpr, ALL_STATES: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip
     """The whole gradient of a projected h: to ``dproj``, and to ``arrived`` for the product. At
@@ -170,7 +170,7 @@ def arrive_projected(
         grad_out_ptr, dh_ptr, dh_initial_ptr, dgiven_h_ptr, starts_ptr, lengths_ptr, reset_ptr,
         dropout_ptr, zone_h_ptr, K, WIDE, PACKED, LENGTHS, RESET, DROPOUT, ZONE, ZONE_PARTS,
     )  # fmt: skip
-    total = unless_bounded(total, n, b, k, start, here, N, reached_ptr, K, PROJ_CLIP)
+    total = unless_bounded(total, n, b, k, start, here, N, reserve_ptr, K, WIDTH, PROJ_CLIP)
     store(dproj_ptr, ((start + b) * N + n) * K + k, here & (k < K), total)
     store(arrived_ptr, state, inside, tl.where(here, total, 0.0))
     store(dh_ptr, state, inside, tl.where(here, past, dh))
@@ -234,7 +234,7 @@ def through_operand_step(
         n, reverse, b, u, p, T, B, N, h_rows_ptr, h_0_ptr, starts_ptr, lengths_ptr, reset_ptr,
         given_h_ptr, H, WIDE, PACKED, LENGTHS, RESET,
     )  # fmt: skip
-    saved = load_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, SAVED, WIDE)
+    saved = load_each(reserve_ptr, row * WIDTH + u, mask, H, SAVED, WIDE)
     more, dh, operand = THROUGH(
         saved, entering(h, dropout_ptr, state, inside, DROPOUT),
         load(product_ptr, state, mask, WIDE), CLIPS,

@@ -110,7 +110,7 @@ def begin_stream(
 @triton.jit(do_not_specialize=_VARYING)
 def forward_stream(
     gates_x_ptr, weight_ptr, bias_ptr, project_ptr, params_ptr, exchange_ptr, arrived_ptr, wide_ptr,
-    extra_ptr, h_0_ptr, extra_0_ptr, out_ptr, others_ptr, reserve_ptr, hidden_ptr, reached_ptr,
+    extra_ptr, h_0_ptr, extra_0_ptr, out_ptr, others_ptr, reserve_ptr, hidden_ptr,
     starts_ptr, reverse_ptr, lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr, dropout_ptr,
     zone_h_ptr, zone_s_ptr, counter_ptr, failed_ptr, S, T, B, N, patience,
     CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
@@ -173,7 +173,7 @@ def forward_stream(
                 )  # fmt: skip
                 b, q = b_line[None, :], q_line[:, None]
                 h_new = bound_projected(
-                    h_new, n, b, q, start, here, N, reached_ptr, K, SAVE, PROJ_CLIP
+                    h_new, n, b, q, start, here, N, reserve_ptr, K, WIDTH, SAVE, PROJ_CLIP
                 )
                 h = load(wide_ptr, (n * B + b) * K + q, (b < B) & (q < K), WIDE)
                 leave_h(
@@ -191,7 +191,7 @@ def backward_stream(
     weight_ptr, project_ptr, params_ptr, exchange_ptr, arrived_ptr, reserve_ptr, h_rows_ptr,
     h_0_ptr, extra_0_ptr, grad_out_ptr, grad_others_ptr, dh_ptr, dextra_ptr, dh_initial_ptr,
     ds_initial_ptr, dgiven_h_ptr, dgiven_s_ptr, dparams_ptr, dgates_x_ptr, dgates_h_ptr, dproj_ptr,
-    reached_ptr, starts_ptr, reverse_ptr, lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr,
+    starts_ptr, reverse_ptr, lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr,
     dropout_ptr, zone_h_ptr, zone_s_ptr, counter_ptr, failed_ptr, S, T, B, N, patience,
     CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, SAVED: tl.constexpr, H: tl.constexpr,
     K: tl.constexpr, WIDE: tl.constexpr, READS_H: tl.constexpr, APART: tl.constexpr,
@@ -227,7 +227,9 @@ def backward_stream(
                     dh_initial_ptr, dgiven_h_ptr, starts_ptr, lengths_ptr, reset_ptr, dropout_ptr,
                     zone_h_ptr, K, WIDE, PACKED, LENGTHS, RESET, DROPOUT, ZONE, ZONE_PARTS,
                 )  # fmt: skip
-                total = unless_bounded(total, n, b, q, start, here, N, reached_ptr, K, PROJ_CLIP)
+                total = unless_bounded(
+                    total, n, b, q, start, here, N, reserve_ptr, K, WIDTH, PROJ_CLIP
+                )
                 inside, state = (b < B) & (q < K), (n * B + b) * K + q
                 store(dproj_ptr, ((start + b) * N + n) * K + q, here & (q < K), total)
                 store(arrived_ptr, state, inside, tl.where(here, total, 0.0))

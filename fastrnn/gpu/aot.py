@@ -36,7 +36,6 @@ TARGETS = {"sm_80": A100, "sm_90": H200, "sm_100": B200}
 _TYPES = {
     torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16",
     torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64", torch.uint8: "*u8",
-    torch.bool: "*u8",
 }  # fmt: skip
 _MATRIX = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

@@ -146,24 +146,17 @@ class Call:
         return operands(self.spec.name) if self.spec.second else (None, None)
 
     def kept(self, saved: Sequence[Tensor]) -> dict[str, int]:
-        """The constants of what a step keeps: how many numbers a unit, and which of them is h as
-        the cell left it, -1 if none is.
+        """The constants of what a step keeps: the width of its row, and which of the numbers of a
+        unit is h as the cell left it, -1 if none is.
 
         The cell's come first, with zoneout then the states beside h as they are after it. h itself
         is kept where the output is not what the cell left, or not to all its digits and these
         matter: where a bound was reached is seen from them.
         """
-        width = saved[0].shape[2] // self.H if saved else 0
         kept_h = -1
-        if self.zone and not self.projected:
-            kept_h = len(self.spec.saved) + self.extra
-        elif self.options.gate_clip < math.inf:
-            kept_h = width - 1
-        return {"WIDTH": width, "KEPT_H": kept_h}
-
-    def reached(self, saved: Sequence[Tensor]) -> Tensor:
-        """Where a projected h reached its bound, ``[S, N, K]``; without a bound, any tensor."""
-        return _bytes(saved[2]) if len(saved) > 2 else self.reverse
+        if (self.zone and not self.projected) or self.options.gate_clip < math.inf:
+            kept_h = len(self.spec.saved) + (self.extra if self.zone else 0)
+        return {"WIDTH": saved[0].shape[2] if saved else 0, "KEPT_H": kept_h}
 
     @property
     def zone(self) -> int:

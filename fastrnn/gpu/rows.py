@@ -43,7 +43,7 @@ def forward(call: Call, plan: Plan, precision: str, given: Forward) -> None:
         given.gates_x if given.weight_hr is None else given.weight_hr, call.params,
         given.states[0], extra_0, given.out, others, given.finals[0], extra,
         given.saved[0] if given.saved else extra,
-        given.saved[1] if given.saved and call.projected else given.out, call.reached(given.saved),
+        given.saved[1] if given.saved and call.projected else given.out,
         call.starts, call.reverse, *call.sequence, call.S, call.T, call.B, call.N,
         BIAS=given.bias_hh is not None, SAVE=bool(given.saved), OPERAND=call.operands[0],
         **call.kept(given.saved), **call.forward_options, **call.sequence_options, **blocks,
@@ -67,7 +67,7 @@ def backward(call: Call, plan: Plan, precision: str, given: Backward) -> None:
         call.gather(given.states[1:]), given.grad_out, call.together(given.grad_others),
         given.grad_finals[0], dextra, given.grad_resets[0] if given.grad_resets else dextra,
         dgiven_s, dparams, given.dgates_x, given.dgates_h, given.dproj, given.operand,
-        call.reached(given.saved), dh, dextra, call.starts, call.reverse, *call.sequence,
+        dh, dextra, call.starts, call.reverse, *call.sequence,
         call.S, call.T, call.B, call.N, THROUGH=call.operands[1], **call.kept(given.saved),
         **call.backward_options, **call.sequence_options, **blocks,
     )  # fmt: skip

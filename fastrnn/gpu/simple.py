@@ -6,6 +6,7 @@ Products are torch's own and follow ``torch.set_float32_matmul_precision``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -79,8 +80,8 @@ def forward(call: Call, plan: Plan, precision: str, given: Forward) -> None:
     grid_k, blocks_k = _launch(call, call.K)
     options = call.forward_options | call.sequence_options | call.kept(given.saved) | blocks
     options |= {"FIRST": call.first, "BIAS": given.bias_hh is not None, "SAVE": bool(given.saved)}
-    options_k = _of_projection(call) | {"SAVE": bool(given.saved)} | blocks_k
-    sequence, reached = call.sequence, call.reached(given.saved)
+    options_k = _of_projection(call, given.saved) | {"SAVE": bool(given.saved)} | blocks_k
+    sequence, reserve = call.sequence, given.saved[0] if given.saved else extra
     if call.moved:
         widest, blocks_w = _launch(call, max(call.H, call.K))
         kernels.begin_step[widest](
@@ -98,12 +99,12 @@ def forward(call: Call, plan: Plan, precision: str, given: Forward) -> None:
             last = of_operand(operand)
         kernels.forward_step[grid](
             given.gates_x, gates, last, bias, call.params, hidden, wide, extra, given.states[0],
-            extra_0, given.out, others, given.saved[0] if given.saved else extra,
+            extra_0, given.out, others, reserve,
             given.saved[1] if given.saved and call.projected else given.out, *where, **options,
         )  # fmt: skip
         if given.weight_hr is not None:
             kernels.place_projected[grid_k](
-                project(hidden), h, wide, given.states[0], given.out, reached, *where, **options_k,
+                project(hidden), h, wide, given.states[0], given.out, reserve, *where, **options_k,
             )  # fmt: skip
     call.hand_out(others, given.others)
     for final, state in zip(given.finals, (wide, *extra), strict=True):
@@ -133,15 +134,14 @@ def backward(call: Call, plan: Plan, precision: str, given: Backward) -> None:
     grid_k, blocks_k = _launch(call, call.K)
     options = call.backward_options | call.sequence_options | call.kept(given.saved) | blocks
     options["WAITING"] = waiting
-    options_k = _of_projection(call) | blocks_k
+    options_k = _of_projection(call, given.saved) | blocks_k
     grad_others, sequence = call.together(given.grad_others), call.sequence
-    reached = call.reached(given.saved)
     for p in range(call.T - 1, -2, -1):  # the last leads to the initial states
         where = (call.starts, call.reverse, *sequence, p, call.S, call.T, call.B, call.N)
         if projected:
             kernels.arrive_projected[grid_k](
                 product.result, dh, dh_initial, dgiven_h, given.grad_out, arrived, given.dproj,
-                reached, *where, **options_k,
+                given.saved[0], *where, **options_k,
             )  # fmt: skip
             if p < 0:
                 break
@@ -165,10 +165,11 @@ def backward(call: Call, plan: Plan, precision: str, given: Backward) -> None:
     call.finish_gradients(given, dh, dextra, dh_initial, ds_initial, dparams)
 
 
-def _of_projection(call: Call) -> dict[str, Any]:
+def _of_projection(call: Call, saved: Sequence[Tensor]) -> dict[str, Any]:
     begin = call.begin_options
     constants = {"K": call.K, "WIDE": begin["WIDE"], "PACKED": call.packed}
-    return constants | {"PROJ_CLIP": call.proj_clip} | call.sequence_options
+    constants |= {"PROJ_CLIP": call.proj_clip, "WIDTH": call.kept(saved)["WIDTH"]}
+    return constants | call.sequence_options
 
 
 def _chosen(options: dict[str, Any], kernel: Any) -> dict[str, Any]:
