@@ -156,8 +156,8 @@ def bound_projected(h, n, b, u, start, here, N, reserve_ptr, K: tl.constexpr, WI
 
 
 @triton.jit
-def unless_bounded(total, n, b, u, start, here, N, reserve_ptr, K: tl.constexpr, WIDTH: tl.constexpr,
-                   PROJ_CLIP: tl.constexpr):  # fmt: skip
+def unless_bounded(total, n, b, u, start, here, N, reserve_ptr, K: tl.constexpr,
+                   WIDTH: tl.constexpr, PROJ_CLIP: tl.constexpr):  # fmt: skip
     """`bound_projected` backward."""
     if PROJ_CLIP > 0:
         place = ((start + b) * N + n) * WIDTH + (WIDTH - K) + u
