@@ -21,6 +21,7 @@ from fastrnn.gpu import call, forms, grid, plan
 from fastrnn.gpu.precision import float32_product
 from fastrnn.kernels import functions
 from fastrnn.kernels.cells import NAMES, lstm
+from fastrnn.options import PLAIN
 
 if not gpu.INTERPRETED:
     pytest.skip("TRITON_INTERPRET is off: a GPU is here", allow_module_level=True)
@@ -183,6 +184,43 @@ def test_it_stands_beside_the_cpu_kernels(served):
     with use_backend("triton"):
         run(functools.partial(call_fastrnn, backend=None), case, draw(case, SEED))
     assert len(used) == 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "form"), [*(("rnn_tanh", form) for form in FORMS), ("indrnn_tanh", "rows")]
+)
+def test_offsets_beyond_32_bits(cell, form, served, monkeypatch):
+    """Rows that begin past the 2^31st number, in memory of which no more than they is touched."""
+    spec, hidden, sizes = CELLS[cell], 16, torch.tensor([2, 1])
+    served(form)
+    generator = torch.Generator().manual_seed(SEED)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator).to(torch.bfloat16)
+
+    weight = normal(1, hidden, hidden) if spec.recurrent else None
+    params = [normal(1, hidden)] if spec.params else []
+    states, gates, grad_out = [normal(1, 2, hidden)], normal(3, 1, hidden), normal(3, 1, hidden)
+
+    def run_at(base):
+        monkeypatch.setattr(
+            call, "_starts", lambda sizes, _: torch.tensor([0, *sizes.cumsum(0)]) + base
+        )
+
+        def placed(rows):
+            whole = torch.empty(base + 3, 1, hidden, dtype=torch.bfloat16)
+            whole[base:] = rows
+            return whole
+
+        rest = (None, states, sizes, [False], params, PLAIN)
+        out, finals, _, saved = gpu.scan(spec, placed(gates), weight, None, *rest, True)
+        dgates, *others = gpu.scan_backward(
+            spec, out, weight, *rest, out, saved, placed(grad_out), finals, ()
+        )
+        return [out[base:], *finals, dgates[base:], *others]
+
+    far, near = run_at(2**31 // hidden + 3), run_at(0)
+    assert all(torch.equal(a, b) for a, b in zip(far, near, strict=True))
 
 
 # --- precision ------------------------------------------------------------------------------
