@@ -31,7 +31,7 @@ def relu(x, CLIPS: tl.constexpr):
 @triton.jit
 def _at(y, BOUND: tl.constexpr):
     """The bound as a number of y's dtype, and 1 + some units in its last place."""
-    ULPS: tl.constexpr = 2.0**-49 if y.dtype == tl.float64 else 2.0**-20
+    ULPS: tl.constexpr = 2.0**-50 if y.dtype == tl.float64 else 2.0**-22
     return tl.full([1, 1], BOUND, y.dtype), 1.0 + ULPS
 
 
