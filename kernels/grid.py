@@ -80,12 +80,12 @@ def forward_grid(
     starts_ptr, reverse_ptr, counter_ptr, failed_ptr, p_from, p_to, T, B, N, patience,
     CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, H: tl.constexpr, WIDE: tl.constexpr,
     READS_H: tl.constexpr, BIAS: tl.constexpr, PACKED: tl.constexpr, SAVE: tl.constexpr,
-    PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CELL_CLIP: tl.constexpr,
+    PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CLIPS: tl.constexpr,
     PRECISION: tl.constexpr, HELD: tl.constexpr, SPLIT: tl.constexpr, CHUNKS: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Steps ``p_from <= p < p_to``. ``exchange [2, N, B, H]``: h before step p is in p % 2."""
-    tl.static_assert(not PROJECTED and PARAMS == 0 and CELL_CLIP == 0)
+    tl.static_assert(not PROJECTED and PARAMS == 0)
     NARROW: tl.constexpr = out_ptr.dtype.element_ty
     ROWS: tl.constexpr = 4 if G == 3 else G  # of the weights for a unit: a power of two
     n, reverse, b_line, u_0, counter_ptr, slices = _place(
@@ -144,7 +144,7 @@ def forward_grid(
                 a_gates = a_gates + (a_g,)
                 x_wide = x_wide + (x[g].to(WIDE),)
 
-            h_new, s_new, saved = CELL(x_wide, a_gates, h, s, (), 0.0)
+            h_new, s_new, saved = CELL(x_wide, a_gates, h, s, (), CLIPS, H)
 
             h = tl.where(here, h_new, h)
             s = each_where(here, s_new, s)
@@ -183,7 +183,7 @@ def backward_grid(
     p_from, p_to, T, B, N, patience,
     CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, SAVED: tl.constexpr, H: tl.constexpr,
     WIDE: tl.constexpr, READS_H: tl.constexpr, APART: tl.constexpr, PACKED: tl.constexpr,
-    PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CELL_CLIP: tl.constexpr, GRAD_CLIP: tl.constexpr,
+    PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CLIPS: tl.constexpr, GRAD_CLIP: tl.constexpr,
     PRECISION: tl.constexpr, HELD: tl.constexpr, SPLIT: tl.constexpr, CHUNKS: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -191,7 +191,7 @@ def backward_grid(
 
     ``exchange [2, N, B, G*H]``: gradients of the step after p are in p % 2.
     """
-    tl.static_assert(not PROJECTED and PARAMS == 0 and CELL_CLIP == 0 and GRAD_CLIP == 0)
+    tl.static_assert(not PROJECTED and PARAMS == 0 and GRAD_CLIP == 0)
     NARROW: tl.constexpr = dgates_x_ptr.dtype.element_ty
     n, reverse, b_line, u_0, counter_ptr, slices = _place(
         tl.program_id(0), B, reverse_ptr, counter_ptr, H, BLOCK_B, BLOCK_H
@@ -265,7 +265,7 @@ def backward_grid(
                     product += dot(weights[i * G + g], da_all, PRECISION)
             dh += _sum_parts(product, SPLIT)
 
-            dx, da, ds_new, dh_new, _ = CELL(saved, h, h_prev, s_prev, dh + dout, ds, (), 0.0)
+            dx, da, ds_new, dh_new, _ = CELL(saved, h, h_prev, s_prev, dh + dout, ds, (), CLIPS, H)
 
             target = exchange_ptr + (1 - parity) * step_x * G
             for g in tl.static_range(G):

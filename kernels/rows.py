@@ -1,6 +1,7 @@
-"""A whole sequence in one program: for small hidden sizes.
+"""A whole sequence in one program: for small hidden sizes, and for any without a recurrent product.
 
-A program has BLOCK_B sequences of one recurrence and all units. Weights are read once, before the
+A program has BLOCK_B sequences of one recurrence and all units; of a cell whose units do not see
+one another, which has no weights here, BLOCK_H of them. Weights are read once, before the
 loop, and stay on chip; h and the other states never leave registers but as results; programs never
 wait for one another. What a step reads from memory is asked for one step ahead.
 
@@ -17,6 +18,8 @@ what the backward wants) come to 1.8 us of one SM's share of the bandwidth, if a
 import triton
 import triton.language as tl
 
+from .functions import bounded
+from .one_step import bound_projected, unless_bounded
 from .sequence import begun, bounded_each, entering, is_reset, kept, present, zoned
 from .tiles import (
     dot,
@@ -34,12 +37,14 @@ _VARYING = ["S", "T", "B", "N"]
 
 
 @triton.jit
-def _place(pid, B, reverse_ptr, BLOCK_B: tl.constexpr):
-    """A program's recurrence, its direction, and its sequences."""
+def _place(pid, B, reverse_ptr, H: tl.constexpr, RECURRENT: tl.constexpr, BLOCK_B: tl.constexpr,
+           BLOCK_H: tl.constexpr):  # fmt: skip
+    """A program's recurrence, its direction, its sequences, and the first of its units."""
+    blocks_u: tl.constexpr = 1 if RECURRENT else (H + BLOCK_H - 1) // BLOCK_H
     blocks_b = tl.cdiv(B, BLOCK_B)
-    n = (pid // blocks_b).to(tl.int64)
-    offs_b = (pid % blocks_b).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
-    return n, tl.load(reverse_ptr + n) != 0, offs_b[:, None]
+    n = (pid // blocks_u // blocks_b).to(tl.int64)
+    offs_b = (pid // blocks_u % blocks_b).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
+    return n, tl.load(reverse_ptr + n) != 0, offs_b[:, None], pid % blocks_u * BLOCK_H
 
 
 @triton.jit
@@ -59,19 +64,22 @@ def _begun_each(s, p, n, reverse, b, u, T, B, N, S, starts_ptr, lengths_ptr, res
 @triton.jit(do_not_specialize=_VARYING)
 def forward_rows(
     gates_x_ptr, weight_ptr, bias_ptr, project_ptr, params_ptr, h_0_ptr, extra_0_ptr, out_ptr,
-    others_ptr, h_n_ptr, extra_n_ptr, reserve_ptr, hidden_ptr, starts_ptr, reverse_ptr, lengths_ptr,
-    reset_ptr, given_h_ptr, given_s_ptr, dropout_ptr, zone_h_ptr, zone_s_ptr, S, T, B, N,
-    CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
-    WIDE: tl.constexpr, READS_H: tl.constexpr, BIAS: tl.constexpr, PACKED: tl.constexpr,
-    SAVE: tl.constexpr, PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CELL_CLIP: tl.constexpr,
+    others_ptr, h_n_ptr, extra_n_ptr, reserve_ptr, hidden_ptr, starts_ptr, reverse_ptr,
+    lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr, dropout_ptr, zone_h_ptr, zone_s_ptr,
+    S, T, B, N,
+    CELL: tl.constexpr, OPERAND: tl.constexpr, FIRST: tl.constexpr, G: tl.constexpr,
+    X: tl.constexpr, H: tl.constexpr, K: tl.constexpr, WIDE: tl.constexpr, READS_H: tl.constexpr,
+    BIAS: tl.constexpr, PACKED: tl.constexpr, SAVE: tl.constexpr, RECURRENT: tl.constexpr,
+    PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CLIPS: tl.constexpr, PROJ_CLIP: tl.constexpr,
     LENGTHS: tl.constexpr, RESET: tl.constexpr, DROPOUT: tl.constexpr, ZONE: tl.constexpr,
-    ZONE_PARTS: tl.constexpr, ALL_STATES: tl.constexpr, PRECISION: tl.constexpr,
-    HELD: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
+    ZONE_PARTS: tl.constexpr, ALL_STATES: tl.constexpr, WIDTH: tl.constexpr, KEPT_H: tl.constexpr,
+    PRECISION: tl.constexpr, HELD: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     NARROW: tl.constexpr = out_ptr.dtype.element_ty
-    n, reverse, b = _place(tl.program_id(0), B, reverse_ptr, BLOCK_B)
-    u = tl.arange(0, BLOCK_H)[None, :]
-    k_line = tl.arange(0, BLOCK_K)
+    n, reverse, b, u_0 = _place(tl.program_id(0), B, reverse_ptr, H, RECURRENT, BLOCK_B, BLOCK_H)
+    u = u_0 + tl.arange(0, BLOCK_H)[None, :]
+    k_line = u_0 + tl.arange(0, BLOCK_K)
     k = k_line[None, :]
     step_x, step_s = N * B.to(tl.int64) * H, S.to(tl.int64) * N * H
     inside, inside_k = (b < B) & (u < H), (b < B) & (k < K)
@@ -79,7 +87,7 @@ def forward_rows(
     # [BLOCK_K, BLOCK_H] each: torch's rows as columns.
     weights = load_each(
         weight_ptr, (n * (G * H) + u) * K + k_line[:, None], (u < H) & (k_line[:, None] < K),
-        H * K, G, NARROW,
+        H * K, G if RECURRENT else 0, NARROW,
     )  # fmt: skip
     bias = load_each(bias_ptr, n * (G * H) + u, (u < H) & BIAS, H, G, WIDE)
     params = load_each(params_ptr, n * (PARAMS * H) + u, u < H, H, PARAMS, WIDE)
@@ -114,24 +122,29 @@ def forward_rows(
             mask = here & (u < H)
             row = (start + b) * N + n
 
-            h_narrow = narrow(h * dropout if DROPOUT else h, NARROW)
-            a = ()
-            x_wide = ()
+            entered = h * dropout if DROPOUT else h
+            enters = narrow(entered, NARROW)
+            a, x_wide = (), ()
             for g in tl.static_range(G):
-                a_g = dot(h_narrow, weights[g], PRECISION)
+                x_wide = x_wide + (x[g].to(WIDE),)
+                if g == FIRST:
+                    enters = narrow(OPERAND(x_wide, a, entered, CLIPS), NARROW)
+                a_g = tl.zeros([BLOCK_B, BLOCK_H], WIDE)
+                if RECURRENT:
+                    a_g = dot(enters, weights[g], PRECISION)
                 if BIAS:
                     a_g += bias[g]
                 a = a + (a_g,)
-                x_wide = x_wide + (x[g].to(WIDE),)
             h_prev = tl.zeros([BLOCK_B, BLOCK_H], WIDE)
             if READS_H:
                 h_prev = h
 
-            h_new, s_new, saved = CELL(x_wide, a, h_prev, s, params, CELL_CLIP)
+            h_new, s_new, saved = CELL(x_wide, a, h_prev, s, params, CLIPS, H)
 
-            WIDTH: tl.constexpr = len(saved) + (X + (0 if PROJECTED else 1) if ZONE else 0)
             if SAVE:
-                store_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, saved)
+                store_each(reserve_ptr, row * WIDTH + u, mask, H, saved)
+                if KEPT_H >= 0:
+                    store(reserve_ptr, row * WIDTH + KEPT_H * H + u, mask, h_new)
             if ZONE:
                 zoned_s = ()
                 for j in tl.static_range(X):
@@ -141,16 +154,17 @@ def forward_rows(
                     zoned_s = zoned_s + (zoned(s_new[j], s[j], part, ZONE),)
                 s_new = zoned_s
                 if SAVE:
-                    store_each(reserve_ptr, row * (WIDTH * H) + len(saved) * H + u, mask, H, s_new)
+                    store_each(reserve_ptr, row * WIDTH + len(saved) * H + u, mask, H, s_new)
             if ALL_STATES:
                 store_each(others_ptr, row * H + u, mask, step_s, s_new)
             if PROJECTED:
                 hidden = narrow(h_new, NARROW)
                 if SAVE:
                     tl.store(hidden_ptr + row * H + u, hidden, mask=mask)
-                h_new = dot(hidden, project, PRECISION)
-            if ZONE and SAVE and not PROJECTED:
-                store(reserve_ptr, row * (WIDTH * H) + (len(saved) + X) * H + u, mask, h_new)
+                h_new = bound_projected(
+                    dot(hidden, project, PRECISION), n, b, k, start, here, N, reserve_ptr,
+                    K, WIDTH, SAVE, PROJ_CLIP,
+                )  # fmt: skip
             if ZONE:
                 part = kept(zone_h_ptr, row * K + k, here & (k < K), ZONE, ZONE_PARTS[0], WIDE)
                 h_new = zoned(h_new, h, part, ZONE)
@@ -168,7 +182,8 @@ def forward_rows(
             )  # fmt: skip
             start, here, x = start_next, here_next, x_next
 
-    n, _, b = _place(program_anew(), B, reverse_ptr, BLOCK_B)
+    n, _, b, u_0 = _place(program_anew(), B, reverse_ptr, H, RECURRENT, BLOCK_B, BLOCK_H)
+    u, k = u_0 + tl.arange(0, BLOCK_H)[None, :], u_0 + tl.arange(0, BLOCK_K)[None, :]
     inside, inside_k = (b < B) & (u < H), (b < B) & (k < K)
     store(h_n_ptr, (n * B + b) * K + k, inside_k, h)
     store_each(extra_n_ptr, (n * B + b) * H + u, inside, step_x, s)
@@ -190,24 +205,25 @@ def _turned_back(dx, reset, dinitial, dgiven_ptr, offs, inside, RESET: tl.conste
 def backward_rows(
     weight_ptr, project_ptr, params_ptr, reserve_ptr, h_rows_ptr, h_0_ptr, extra_0_ptr,
     grad_out_ptr, grad_others_ptr, dh_n_ptr, dextra_n_ptr, dgiven_h_ptr, dgiven_s_ptr, dparams_ptr,
-    dgates_x_ptr, dgates_h_ptr, dproj_ptr, dh_0_ptr, dextra_0_ptr, starts_ptr, reverse_ptr,
-    lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr, dropout_ptr, zone_h_ptr, zone_s_ptr,
-    S, T, B, N,
-    CELL: tl.constexpr, G: tl.constexpr, X: tl.constexpr, SAVED: tl.constexpr, H: tl.constexpr,
-    K: tl.constexpr, WIDE: tl.constexpr, READS_H: tl.constexpr, APART: tl.constexpr,
-    PACKED: tl.constexpr, PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CELL_CLIP: tl.constexpr,
+    dgates_x_ptr, dgates_h_ptr, dproj_ptr, operand_ptr, dh_0_ptr, dextra_0_ptr,
+    starts_ptr, reverse_ptr, lengths_ptr, reset_ptr, given_h_ptr, given_s_ptr, dropout_ptr,
+    zone_h_ptr, zone_s_ptr, S, T, B, N,
+    CELL: tl.constexpr, THROUGH: tl.constexpr, FIRST: tl.constexpr, G: tl.constexpr,
+    X: tl.constexpr, SAVED: tl.constexpr, H: tl.constexpr, K: tl.constexpr, WIDE: tl.constexpr,
+    READS_H: tl.constexpr, APART: tl.constexpr, PACKED: tl.constexpr, RECURRENT: tl.constexpr,
+    PROJECTED: tl.constexpr, PARAMS: tl.constexpr, CLIPS: tl.constexpr, PROJ_CLIP: tl.constexpr,
     GRAD_CLIP: tl.constexpr, LENGTHS: tl.constexpr, RESET: tl.constexpr, DROPOUT: tl.constexpr,
-    ZONE: tl.constexpr, ZONE_PARTS: tl.constexpr, ALL_STATES: tl.constexpr,
-    PRECISION: tl.constexpr, HELD: tl.constexpr,
+    ZONE: tl.constexpr, ZONE_PARTS: tl.constexpr, ALL_STATES: tl.constexpr, WIDTH: tl.constexpr,
+    KEPT_H: tl.constexpr, PRECISION: tl.constexpr, HELD: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``h_rows`` is the output, or h before the projection."""
     NARROW: tl.constexpr = dgates_x_ptr.dtype.element_ty
-    WIDTH: tl.constexpr = SAVED + (X + (0 if PROJECTED else 1) if ZONE else 0)
     STATES: tl.constexpr = SAVED if ZONE else SAVED - X  # where those that a step left lie
-    n, reverse, b = _place(tl.program_id(0), B, reverse_ptr, BLOCK_B)
-    u = tl.arange(0, BLOCK_H)[None, :]
-    k = tl.arange(0, BLOCK_K)[None, :]
+    TILES: tl.constexpr = KEPT_H + 1 if KEPT_H >= SAVED else SAVED + (X if ZONE else 0)
+    n, reverse, b, u_0 = _place(tl.program_id(0), B, reverse_ptr, H, RECURRENT, BLOCK_B, BLOCK_H)
+    u = u_0 + tl.arange(0, BLOCK_H)[None, :]
+    k = u_0 + tl.arange(0, BLOCK_K)[None, :]
     v = tl.arange(0, BLOCK_H)[:, None]
     step_x, step_s = N * B.to(tl.int64) * H, S.to(tl.int64) * N * H
     inside = (b < B) & (u < H)
@@ -215,7 +231,10 @@ def backward_rows(
     state, state_k = (n * B + b) * H + u, (n * B + b) * K + k
 
     # [BLOCK_H, BLOCK_K] each, as torch has them.
-    weights = load_each(weight_ptr, (n * (G * H) + v) * K + k, (v < H) & (k < K), H * K, G, NARROW)
+    weights = load_each(
+        weight_ptr, (n * (G * H) + v) * K + k, (v < H) & (k < K), H * K, G if RECURRENT else 0,
+        NARROW,
+    )  # fmt: skip
     params = load_each(params_ptr, n * (PARAMS * H) + u, u < H, H, PARAMS, WIDE)
     if PROJECTED:
         q = tl.arange(0, BLOCK_K)[:, None]
@@ -234,7 +253,7 @@ def backward_rows(
     here = present(b, T - 1, T, B, reverse, active, lengths_ptr, LENGTHS)
     row = (start + b) * N + n
     mask = here & (u < H)
-    saved = load_each(reserve_ptr, row * (WIDTH * H) + u, mask, H, WIDTH, WIDE)
+    saved = load_each(reserve_ptr, row * WIDTH + u, mask, H, TILES, WIDE)
     h = load(h_rows_ptr, row * H + u, mask, NARROW)
     dout = load(grad_out_ptr, row * K + k, here & (k < K), NARROW)
     p = T - 1
@@ -245,9 +264,7 @@ def backward_rows(
             row_prev = (start_prev + b) * N + n
             mask_prev = here_prev & (u < H)
             # The states before this step are what the one before saved, which is wanted next.
-            saved_prev = load_each(
-                reserve_ptr, row_prev * (WIDTH * H) + u, mask_prev, H, WIDTH, WIDE
-            )
+            saved_prev = load_each(reserve_ptr, row_prev * WIDTH + u, mask_prev, H, TILES, WIDE)
             h_row_prev = load(h_rows_ptr, row_prev * H + u, mask_prev, NARROW)
             dout_prev = load(grad_out_ptr, row_prev * K + k, here_prev & (k < K), NARROW)
             mask, mask_k = here & (u < H), here & (k < K)
@@ -271,8 +288,8 @@ def backward_rows(
                 )  # fmt: skip
 
             h_here = h.to(WIDE)
-            if ZONE and not PROJECTED:
-                h_here = saved[SAVED + X]
+            if KEPT_H >= 0:
+                h_here = saved[KEPT_H]
 
             total = dh + dout.to(WIDE)
             past = tl.zeros([BLOCK_B, BLOCK_K], WIDE)
@@ -292,6 +309,9 @@ def backward_rows(
                     ds_past = ds_past + (past_j,)
                 ds_here = ds_here + (ds_j,)
             if PROJECTED:
+                total = unless_bounded(
+                    total, n, b, k, start, here, N, reserve_ptr, K, WIDTH, PROJ_CLIP
+                )
                 came = narrow(total, NARROW)
                 tl.store(dproj_ptr + row * K + k, came, mask=mask_k)
                 total = dot(came, project, PRECISION)
@@ -300,23 +320,35 @@ def backward_rows(
                 own = own + (saved[j],)
 
             dx, da, ds_new, dh_new, dparams_new = CELL(
-                own, h_here, h_prev, s_prev, total, ds_here, params, CELL_CLIP
+                own, h_here, h_prev, s_prev, total, ds_here, params, CLIPS, H
             )
 
             sums = ()
             for j in tl.static_range(PARAMS):
                 sums = sums + (dparams[j] + tl.where(mask, dparams_new[j], 0.0),)
             dparams = sums
+            product = tl.zeros([BLOCK_B, BLOCK_K], WIDE)
+            if FIRST < G:
+                entered = entering(h_prev, dropout_ptr, state_k, inside_k, DROPOUT)
+                for g in tl.static_range(FIRST, G):
+                    da_g = narrow(tl.where(mask, bounded(da[g], GRAD_CLIP), 0.0), NARROW)
+                    product += dot(da_g, weights[g], PRECISION)
+                more, product, operand = THROUGH(own, entered, product, CLIPS)
+                sums = ()
+                for g in tl.static_range(G):
+                    sums = sums + (da[g] + more[g] if g < FIRST else da[g],)
+                dx, da = sums, sums
+                store(operand_ptr, row * H + u, mask, operand)
             dx, da = bounded_each(dx, GRAD_CLIP), bounded_each(da, GRAD_CLIP)
             store_each(dgates_x_ptr, row * (G * H) + u, mask, H, dx)
             if APART:
                 store_each(dgates_h_ptr, row * (G * H) + u, mask, H, da)
-            product = tl.zeros([BLOCK_B, BLOCK_K], tl.float32)
-            for g in tl.static_range(G):
-                # Columns beyond H meet zero rows of the weights, but 0 * inf is none.
-                da_g = narrow(tl.where(mask, da[g], 0.0), NARROW)
-                product += dot(da_g, weights[g], PRECISION)
-            product = entering(product, dropout_ptr, state_k, inside_k, DROPOUT)
+            if RECURRENT:
+                for g in tl.static_range(FIRST):
+                    # Columns beyond H meet zero rows of the weights, but 0 * inf is none.
+                    da_g = narrow(tl.where(mask, da[g], 0.0), NARROW)
+                    product += dot(da_g, weights[g], PRECISION)
+                product = entering(product, dropout_ptr, state_k, inside_k, DROPOUT)
             if not PROJECTED:
                 product += dh_new
             if ZONE:
@@ -349,7 +381,8 @@ def backward_rows(
         for j in tl.static_range(X):
             sums = sums + (ds[j] + ds_initial[j],)
         ds = sums
-    n, _, b = _place(program_anew(), B, reverse_ptr, BLOCK_B)
+    n, _, b, u_0 = _place(program_anew(), B, reverse_ptr, H, RECURRENT, BLOCK_B, BLOCK_H)
+    u, k = u_0 + tl.arange(0, BLOCK_H)[None, :], u_0 + tl.arange(0, BLOCK_K)[None, :]
     inside, inside_k = (b < B) & (u < H), (b < B) & (k < K)
     store(dh_0_ptr, (n * B + b) * K + k, inside_k, dh)
     store_each(dextra_0_ptr, (n * B + b) * H + u, inside, step_x, ds)

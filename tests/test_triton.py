@@ -21,30 +21,25 @@ from fastrnn.gpu import call, forms, grid, plan
 from fastrnn.gpu.precision import float32_product
 from fastrnn.kernels import functions
 from fastrnn.kernels.cells import NAMES, lstm
+from fastrnn.options import PLAIN
 
 if not gpu.INTERPRETED:
     pytest.skip("TRITON_INTERPRET is off: a GPU is here", allow_module_level=True)
 
 call_triton = functools.partial(call_fastrnn, backend="triton")
 
-# Cells that this backend has no kernel for, and why.
-GAPS = {
-    "layer_norm_lstm": "whole rows of units at once",
-    "layer_norm_gru": "whole rows of units at once",
-    "gru_reset_before": "a second product within a step",
-    "indrnn_tanh": "no recurrent product",
-    "indrnn_relu": "no recurrent product",
-    "min_gru": "no recurrent product",
-    "min_lstm": "no recurrent product",
-}
 # Those of torch; the others are tested by `test_triton_cells`.
-KERNELS = [cell for cell, spec in CELLS.items() if cell not in GAPS and spec.torch_layer]
+KERNELS = [cell for cell, spec in CELLS.items() if spec.torch_layer]
 
 
-def test_cells_without_a_kernel_are_listed():
-    assert set(CELLS) - set(GAPS) == NAMES
-    for cell, reason in GAPS.items():
-        assert reason in gpu.why_not(CELLS[cell], torch.device("cpu"), torch.float32)
+def test_every_cell_has_a_kernel():
+    assert set(CELLS) == NAMES
+
+
+def test_a_cell_without_a_kernel_is_refused():
+    spec = replace(CELLS["lstm"], name="unheard_of")
+    reason = gpu.why_not(spec, torch.device("cpu"), torch.float32)
+    assert reason == "it has no kernel for the cell 'unheard_of'"
 
 
 # How a call is served: by the plan, or by another than the interpreter would ever be given. There
@@ -52,7 +47,8 @@ def test_cells_without_a_kernel_are_listed():
 # sequences, or several ("slices") that are launched step by step.
 FORMS = {
     "simple": lambda p: plan.Plan("simple", "asked for"),
-    "rows": lambda p: plan.choose(p, plan.H200),
+    # Options cost registers, for which the plan may prefer another form.
+    "rows": lambda p: plan.choose(replace(p, asked=0), plan.H200),
     "grid": lambda p: plan.Plan("grid", "asked for", 16, max(16, plan.power_of_2(p.H)), 32, 4),
     "slices": lambda p: plan.Plan(
         "grid", "asked for", 16, 16, 32, 4, held=True, split=2, stepwise=True
@@ -190,6 +186,43 @@ def test_it_stands_beside_the_cpu_kernels(served):
     assert len(used) == 2
 
 
+@pytest.mark.parametrize(
+    ("cell", "form"), [*(("rnn_tanh", form) for form in FORMS), ("indrnn_tanh", "rows")]
+)
+def test_offsets_beyond_32_bits(cell, form, served, monkeypatch):
+    """Rows that begin past the 2^31st number, in memory of which no more than they is touched."""
+    spec, hidden, sizes = CELLS[cell], 16, torch.tensor([2, 1])
+    served(form)
+    generator = torch.Generator().manual_seed(SEED)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator).to(torch.bfloat16)
+
+    weight = normal(1, hidden, hidden) if spec.recurrent else None
+    params = [normal(1, hidden)] if spec.params else []
+    states, gates, grad_out = [normal(1, 2, hidden)], normal(3, 1, hidden), normal(3, 1, hidden)
+
+    def run_at(base):
+        monkeypatch.setattr(
+            call, "_starts", lambda sizes, _: torch.tensor([0, *sizes.cumsum(0)]) + base
+        )
+
+        def placed(rows):
+            whole = torch.empty(base + 3, 1, hidden, dtype=torch.bfloat16)
+            whole[base:] = rows
+            return whole
+
+        rest = (None, states, sizes, [False], params, PLAIN)
+        out, finals, _, saved = gpu.scan(spec, placed(gates), weight, None, *rest, True)
+        dgates, *others = gpu.scan_backward(
+            spec, out, weight, *rest, out, saved, placed(grad_out), finals, ()
+        )
+        return [out[base:], *finals, dgates[base:], *others]
+
+    far, near = run_at(2**31 // hidden + 3), run_at(0)
+    assert all(torch.equal(a, b) for a, b in zip(far, near, strict=True))
+
+
 # --- precision ------------------------------------------------------------------------------
 
 
@@ -276,13 +309,13 @@ def test_tanh_in_float64():
 
 
 @triton.jit
-def _swapped(x, a, h_prev, s, params, CLIP: tl.constexpr):
-    return lstm.forward((x[1], x[0], x[2], x[3]), a, h_prev, s, params, CLIP)
+def _swapped(x, a, h_prev, s, params, CLIPS: tl.constexpr, H: tl.constexpr):
+    return lstm.forward((x[1], x[0], x[2], x[3]), a, h_prev, s, params, CLIPS, H)
 
 
 @triton.jit
-def _dropped(saved, h, h_prev, s_prev, dh, ds, params, CLIP: tl.constexpr):
-    dx, da, ds_new, dh_prev, _ = lstm.backward(saved, h, h_prev, s_prev, dh, ds, params, CLIP)
+def _dropped(saved, h, h_prev, s_prev, dh, ds, params, CLIPS: tl.constexpr, H: tl.constexpr):
+    dx, da, ds_new, dh_prev, _ = lstm.backward(saved, h, h_prev, s_prev, dh, ds, params, CLIPS, H)
     return dx, da, (ds_new[0] * 1.001,), dh_prev, ()
 
 

@@ -83,6 +83,31 @@ def test_choice_of_other_calls():
     assert chosen(Problem(F32, 4, 1, 16, 512, 512, precision="tf32"))[0] == "grid 16x16"
 
 
+OTHER_CELLS = [
+    # what is other, dtype, gates, B, H, forward, backward
+    ({"recurrent": False}, BF16, 3, 16, 20, "rows 4x32", "rows 4x32"),
+    ({"recurrent": False}, F64, 2, 1, 512, "rows 1x128", "rows 1x128"),
+    ({"recurrent": False}, F32, 2, 256, 2048, "rows 8x128", "rows 8x128"),
+    ({"recurrent": False, "precision": "ieee"}, F32, 2, 1, 8, "rows 8x16", "rows 8x16"),
+    ({"whole_row": True, "plain": False}, BF16, 4, 16, 64, "rows 16x64h", "rows 16x64h"),
+    ({"whole_row": True, "plain": False}, BF16, 3, 16, 128, "rows 16x128", "simple"),
+    ({"whole_row": True, "plain": False}, BF16, 4, 16, 128, "simple", "simple"),
+    ({"whole_row": True, "plain": False}, F32, 4, 16, 64, "rows 16x64", "rows 16x64"),
+    ({"whole_row": True, "plain": False, "asked": 1}, F32, 4, 16, 64, "simple", "simple"),
+    ({"second": True}, BF16, 3, 16, 128, "rows 16x128h", "rows 16x128"),
+    ({"second": True}, BF16, 3, 16, 512, "simple", "simple"),
+    ({"plain": False, "asked": 1}, BF16, 4, 16, 128, "rows 16x128", "rows 16x128"),
+    ({"plain": False, "asked": 1}, F32, 4, 16, 64, "rows 16x64", "stream 16x16"),
+]
+
+
+@pytest.mark.parametrize(
+    ("other", "dtype", "G", "B", "H", "forward", "backward"), OTHER_CELLS, ids=str
+)
+def test_choice_for_other_cells_and_options(other, dtype, G, B, H, forward, backward):
+    assert chosen(Problem(dtype, G, 1, B, H, H, **other)) == (forward, backward)
+
+
 def test_choice_says_why():
     assert choose(Problem(BF16, 4, 1, 16, 64, 64), H200).why.startswith("weights of 32 KB fit one")
     why = choose(Problem(BF16, 4, 1, 256, 1024, 1024), H200).why

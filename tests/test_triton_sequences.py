@@ -31,17 +31,14 @@ def run_triton(scan):
     )  # fmt: skip
 
 
-# Those that need what no kernel keeps; the dispatcher says so.
-LACKING = {"proj_clip", "gate_clip"}
-TOGETHER = tuple(
-    f for f in FEATURES if f not in LACKING | {"reset zero", "reset initial", "zoneout_p"}
-)
-SETS = [(f,) for f in FEATURES if f not in LACKING] + [TOGETHER]
+TOGETHER = tuple(f for f in FEATURES if f not in ("reset zero", "reset initial", "zoneout_p"))
+SETS = [(f,) for f in FEATURES] + [TOGETHER]
 FORMS = ("rows", "stream", "simple")
 # Everything of LSTM, whose states are two; of the others what could go wrong in them alone.
 CASES = [("lstm", *case) for case in itertools.product(SETS, FORMS)]
 CASES += [("gru", *case) for case in itertools.product([TOGETHER, ("zoneout_p",)], FORMS)]
-CASES += [("rnn_tanh", *case) for case in itertools.product([("zoneout_p",)], FORMS)]
+CASES += [("rnn_tanh", *case) for case in itertools.product([("zoneout_p", "gate_clip")], FORMS)]
+CASES += [("rnn_relu", *case) for case in itertools.product([("gate_clip",)], FORMS)]
 
 
 def agree(scan, run):
@@ -58,7 +55,7 @@ def test_kernels_do_what_is_said(cell, features, form, served):
     used = served(form)
     index = CASES.index((cell, features, form))
     # Each case another kind; the form is the number's remainder by 3.
-    projection = 0 if CELLS[cell].reads_h else 2 * (index % 2)
+    projection = 0 if CELLS[cell].reads_h else 2 * (index % 2 or "proj_clip" in features)
     packed = bool(index // 3 % 2) and "lengths" not in features
     reverse = ([True, False], [False], [True])[(index // 3 + index) % 3]
     assert possible(cell, features, projection, packed)
@@ -69,10 +66,3 @@ def test_kernels_do_what_is_said(cell, features, form, served):
     )  # fmt: skip
     agree(scan, run_triton)
     assert set(used) == {form}
-
-
-@pytest.mark.parametrize("feature", sorted(LACKING))
-def test_what_is_lacking_is_said(feature):
-    scan = draw_scan("lstm", (feature,), projection=2)
-    with pytest.raises(RuntimeError, match="it has no kernel with clipping of"):
-        run_triton(scan)

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
             parser.error(f"targets should be among {', '.join(aot.TARGETS)}, got: {target!r}")
         device = aot.TARGETS[target]
         print(f"\n{target}: {device.processors} multiprocessors, {device.shared >> 10} KB shared")
-        print(f"{'shape':34}{'kernel':17}{'programs':>8}{'warps':>6}{'registers':>10}"
+        print(f"{'shape':46}{'kernel':21}{'programs':>8}{'warps':>6}{'registers':>10}"
               f"{'stack':>6}{'shared':>8}{'at once':>8}  matrix instructions")  # fmt: skip
         seen = set()
         for shape in shapes:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
                     continue
                 seen.add(key)
                 report = aot.compiled(launch, device)
-                print(f"{shape!s:34}{report.name:17}{report.programs:8}{report.warps:6}"
+                print(f"{shape!s:46}{report.name:21}{report.programs:8}{report.warps:6}"
                       f"{report.registers:10}{report.stack:6}{report.shared:8}"
                       f"{report.occupancy:8}  {report.matrix}", flush=True)  # fmt: skip
                 for fault in report.faults:

@@ -55,7 +55,8 @@ _CAPABILITY = (8, 0)
 # Of what `Options.asked` tells, what the kernels do.
 _SERVED = frozenset(
     {"lengths", "resets", "recurrent dropout", "zoneout", "clipping of the cell state",
-     "clipping of gradients", "the states of all steps"}
+     "clipping of the projection", "clipping of pre-activations", "clipping of gradients",
+     "the states of all steps"}
 )  # fmt: skip
 
 # As Triton itself reads it when it decorates the kernels.
@@ -74,21 +75,10 @@ def why_not(
     from ..kernels.cells import NAMES
 
     if spec.name not in NAMES:
-        return f"it has no kernel for the cell {spec.name!r}{_lacking(spec)}"
+        return f"it has no kernel for the cell {spec.name!r}"
     if forward_ad._current_level >= 0:
         return "it has no forward-mode differentiation"
     return why_not_with(options, _SERVED)
-
-
-def _lacking(spec: CellSpec) -> str:
-    """What a kernel of a cell that has none would have to do, and none does."""
-    if spec.whole_row:
-        return ", which needs whole rows of units at once"
-    if spec.second:
-        return ", which has a second product within a step"
-    if not spec.recurrent:
-        return ", which has no recurrent product: no loop over steps is written without one"
-    return ""
 
 
 def _why_not_on(device: torch.device) -> str | None:
@@ -141,6 +131,10 @@ def interpreting(wanted: bool) -> contextlib.AbstractContextManager[None]:
     return _interpreting() if INTERPRETED and wanted else contextlib.nullcontext()
 
 
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
 def serves(tensor: Tensor) -> bool:
     """Whether an operator's kernel for a tensor is this backend's."""
     return tensor.is_cuda or interprets()
@@ -149,7 +143,7 @@ def serves(tensor: Tensor) -> bool:
 def scan(
     spec: CellSpec,
     gates_x: Tensor,
-    weight_hh: Tensor,
+    weight_hh: Tensor | None,
     bias_hh: Tensor | None,
     weight_hr: Tensor | None,
     states: Sequence[Tensor],
@@ -180,10 +174,8 @@ def scan(
         forward(
             call,
             Forward(
-                gates_x.contiguous(), weight_hh.contiguous(),
-                None if bias_hh is None else bias_hh.contiguous(),
-                None if weight_hr is None else weight_hr.contiguous(),
-                states, out, finals, others, saved,
+                gates_x.contiguous(), _contiguous(weight_hh), _contiguous(bias_hh),
+                _contiguous(weight_hr), states, out, finals, others, saved,
             ),
         )  # fmt: skip
     return out, finals, others, saved
@@ -192,7 +184,7 @@ def scan(
 def scan_backward(
     spec: CellSpec,
     gates_x: Tensor,
-    weight_hh: Tensor,
+    weight_hh: Tensor | None,
     weight_hr: Tensor | None,
     states: Sequence[Tensor],
     batch_sizes: Tensor | None,
@@ -220,8 +212,8 @@ def scan_backward(
     if weight_hr is not None:
         found[-1].copy_(saved[1])
     zeros = [*grad_resets, *(found[:sides] if options.lengths is not None else ())]
-    if options.lengths is not None and weight_hr is not None:
-        zeros.append(found[-2])
+    if options.lengths is not None:
+        zeros += [found[-2]] if weight_hr is not None else [found[-1]] if spec.second else []
     for tensor in zeros:  # where no step writes
         tensor.zero_()
     with torch.cuda.device_of(gates_x):
@@ -231,12 +223,12 @@ def scan_backward(
         backward(
             call,
             Backward(
-                weight_hh.contiguous(), None if weight_hr is None else weight_hr.contiguous(),
+                _contiguous(weight_hh), _contiguous(weight_hr),
                 [state.contiguous() for state in states], out.contiguous(),
                 [kept.contiguous() for kept in saved], grad_out.contiguous(),
                 [grad.contiguous() for grad in grad_finals], list(grad_others),
                 found[0], found[sides - 1], grad_states, grad_resets, grad_params,
-                found[0] if weight_hr is None else found[-2],
+                found[0] if weight_hr is None else found[-2], found[-1],
             ),
         )  # fmt: skip
     return found

@@ -7,6 +7,7 @@ a user gets nothing that was not seen to fit.
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import tempfile
@@ -26,7 +27,7 @@ from triton.runtime.jit import JITFunction
 from .. import gpu
 from ..cells import CELLS
 from ..kernels.cells import NAMES
-from ..options import PLAIN
+from ..options import GIVEN, INITIAL, PLAIN, ZERO, Options
 from . import INTERPRETED, forms
 from .plan import A100, B200, H200, Device
 
@@ -56,6 +57,7 @@ class Shape:
     projection: int = 0
     packed: bool = False
     precision: str = "tf32x3"  # of float32 products
+    options: str = ""  # of `OPTIONS`
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -64,6 +66,7 @@ class Shape:
         parts = [self.cell, dtype, f"H{self.hidden}", f"B{self.batch}"]
         parts += [f"N{self.recurrences}"] * (self.recurrences > 1)
         parts += [f"P{self.projection}"] * bool(self.projection) + ["packed"] * self.packed
+        parts += [self.options] * bool(self.options)
         return " ".join(parts)
 
 
@@ -135,6 +138,40 @@ def _recorded() -> Iterator[list[Launch]]:
         JITFunction.run = run
 
 
+# What is done to sequences, by name.
+OPTIONS = ("lengths", "reset", "dropout", "zoneout", "clips", "all states", "everything")
+
+
+def _options(shape: Shape) -> Options:
+    """Those of a shape's name."""
+    spec, name = CELLS[shape.cell], shape.options
+    rows, n, k = 2 * shape.batch, shape.recurrences, shape.projection or shape.hidden
+    widths = [k, *[shape.hidden] * (len(spec.states) - 1)]
+
+    def meta(*sizes: int, dtype: torch.dtype = torch.bool) -> Tensor:
+        return torch.empty(sizes, dtype=dtype, device="meta")
+
+    def wants(*names: str) -> bool:
+        return name in (*names, "everything")
+
+    clipped = wants("clips")
+    states = [meta(rows, n, width, dtype=shape.dtype) for width in widths]
+    return Options(
+        lengths=meta(shape.batch, dtype=torch.int64) if wants("lengths") else None,
+        reset=meta(rows, n) if wants("reset") else None,
+        # Each of the two costs registers of its own.
+        reset_to=GIVEN if name == "everything" else INITIAL if name == "reset" else ZERO,
+        reset_states=states if name == "everything" else [],
+        dropout=meta(n, shape.batch, k, dtype=shape.dtype) if wants("dropout") else None,
+        zoneout=[meta(rows, n, width) for width in widths] if wants("zoneout") else [],
+        clips=[
+            3.0 if clipped and spec.clipped else math.inf,
+            *[3.0 if clipped else math.inf] * 3,
+        ],
+        all_states=wants("all states"),
+    )
+
+
 def launches(shape: Shape, device: Device) -> list[Launch]:
     """The launches of a forward, one with and one without saving, and a backward; each once."""
     if INTERPRETED:
@@ -147,20 +184,22 @@ def launches(shape: Shape, device: Device) -> list[Launch]:
         return torch.empty(sizes, dtype=shape.dtype, device="meta")
 
     steps = 2
-    gates_x, weight_hh = meta(steps * B, N, G * H), meta(N, G * H, K)
+    gates_x = meta(steps * B, N, G * H)
+    weight_hh = meta(N, G * H, K) if spec.recurrent else None
     bias_hh = meta(N, G * H) if spec.apart else None
     weight_hr = meta(N, K, H) if shape.projection else None
     states = [meta(N, B, K), *(meta(N, B, H) for _ in spec.states[1:])]
     batch_sizes = torch.full((steps,), B) if shape.packed else None
     reverse = [n % 2 == 1 for n in range(N)]
+    options = _options(shape) if shape.options else PLAIN
     forms.planned_for = (device, shape.precision)
     try:
         with _recorded() as found:
             params = [meta(N, width * H) for width in spec.param_widths]
-            rest = (weight_hr, states, batch_sizes, reverse, params, PLAIN)
+            rest = (weight_hr, states, batch_sizes, reverse, params, options)
             gpu.scan(spec, gates_x, weight_hh, bias_hh, *rest, False)
-            out, finals, _, saved = gpu.scan(spec, gates_x, weight_hh, bias_hh, *rest, True)
-            gpu.scan_backward(spec, gates_x, weight_hh, *rest, out, saved, out, finals, ())
+            out, finals, others, saved = gpu.scan(spec, gates_x, weight_hh, bias_hh, *rest, True)
+            gpu.scan_backward(spec, gates_x, weight_hh, *rest, out, saved, out, finals, others)
     finally:
         forms.planned_for = None
     return list(dict.fromkeys(found))
@@ -243,6 +282,19 @@ def representative() -> list[Shape]:
         if CELLS[cell].torch_layer is None
         for hidden in (64, 512)
     ]
+    shapes += [Shape("min_gru", torch.float64, 64, 16), Shape("layer_norm_lstm", f32, 2048, 16)]
+    # What is done to sequences: each alone where it is cheap, and all together.
+    shapes += [Shape("lstm", bf16, 128, 16, options=name) for name in OPTIONS]
+    shapes += [
+        Shape(cell, bf16, hidden, 16, options="everything")
+        for cell, hidden in (
+            ("lstm", 512), ("gru", 128), ("gru", 512), ("rnn_tanh", 128), ("layer_norm_lstm", 64),
+            ("gru_reset_before", 64), ("gru_reset_before", 512), ("min_gru", 512),
+        )
+    ]  # fmt: skip
+    shapes.append(Shape("lstm", bf16, 100, 16, projection=40, options="everything"))
+    shapes.append(Shape("lstm", bf16, 600, 20, projection=300, options="everything"))
+    shapes.append(Shape("lstm", f32, 64, 16, options="everything"))
     return shapes
 
 

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..cells import CellSpec
-from ..kernels.cells import functions
+from ..kernels.cells import functions, operands
 from ..options import GIVEN, INITIAL, ZERO, Options
 from ..reference import accumulation_dtype
 
@@ -28,7 +28,7 @@ class Forward:
     """The tensors of a forward: given, and to be filled (`fastrnn.allocate.results`)."""
 
     gates_x: Tensor
-    weight_hh: Tensor
+    weight_hh: Tensor | None
     bias_hh: Tensor | None
     weight_hr: Tensor | None
     states: Sequence[Tensor]
@@ -42,7 +42,7 @@ class Forward:
 class Backward:
     """The tensors of a backward: given, and ``found``, those of `fastrnn.allocate.gradients`."""
 
-    weight_hh: Tensor
+    weight_hh: Tensor | None
     weight_hr: Tensor | None
     states: Sequence[Tensor]
     out: Tensor
@@ -56,6 +56,7 @@ class Backward:
     grad_resets: Sequence[Tensor]
     grad_params: Sequence[Tensor]
     dproj: Tensor  # where nothing is projected, any tensor
+    operand: Tensor  # where there is no second product, any tensor
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,29 @@ class Call:
         return torch.stack(tuple(tensors))
 
     @property
+    def first(self) -> int:
+        """Gates whose product is of h."""
+        return self.spec.num_gates - len(self.spec.second)
+
+    @property
+    def operands(self) -> Sequence[Any]:
+        """What makes the second product's operand, and its backward."""
+        return operands(self.spec.name) if self.spec.second else (None, None)
+
+    def kept(self, saved: Sequence[Tensor]) -> dict[str, int]:
+        """The constants of what a step keeps: the width of its row, and which of the numbers of a
+        unit is h as the cell left it, -1 if none is.
+
+        The cell's come first, with zoneout then the states beside h as they are after it. h itself
+        is kept where the output is not what the cell left, or not to all its digits and these
+        matter: where a bound was reached is seen from them.
+        """
+        kept_h = -1
+        if (self.zone and not self.projected) or self.options.gate_clip < math.inf:
+            kept_h = len(self.spec.saved) + (self.extra if self.zone else 0)
+        return {"WIDTH": saved[0].shape[2] if saved else 0, "KEPT_H": kept_h}
+
+    @property
     def zone(self) -> int:
         if self.options.zoneout:
             return _ZONE_MASKS
@@ -143,8 +167,13 @@ class Call:
     @property
     def plain(self) -> bool:
         """Whether sequences and cell are as torch has them."""
-        asked = [name for name in self.options.asked() if name != "the states of all steps"]
-        return not (asked or self.num_params or self.others_asked)
+        return not (self.asked or self.num_params)
+
+    @property
+    def asked(self) -> int:
+        """How many options there are that cost something."""
+        names = self.options.asked()
+        return len(names) - ("the states of all steps" in names and not self.others_asked)
 
     @property
     def others_asked(self) -> bool:
@@ -265,8 +294,12 @@ class Call:
             "PACKED": self.packed,
             "PROJECTED": self.projected,
             "PARAMS": self.num_params,
-            "CELL_CLIP": _bound(self.options.cell_clip),
+            "CLIPS": (_bound(self.options.cell_clip), _bound(self.options.gate_clip)),
         }
+
+    @property
+    def proj_clip(self) -> float:
+        return _bound(self.options.proj_clip) if self.projected else 0.0
 
 
 def _bound(clip: float) -> float:

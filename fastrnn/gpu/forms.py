@@ -36,6 +36,8 @@ def _plan(call: Call, backward: bool) -> tuple[Plan, str]:
     problem = Problem(
         call.dtype, call.spec.num_gates, call.N, call.B, call.H, call.K,
         projected=call.projected, single=call.T == 1, precision=precision, plain=call.plain,
+        asked=call.asked, recurrent=call.spec.recurrent, whole_row=call.spec.whole_row,
+        second=bool(call.spec.second),
     )  # fmt: skip
     return choose(problem, device, backward), precision
 

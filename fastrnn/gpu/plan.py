@@ -44,6 +44,10 @@ class Problem:
     single: bool = False  # one step
     precision: str = "tf32x3"  # of float32 products
     plain: bool = True  # no resets, lengths, zoneout, nor parameters of the cell's own
+    asked: int = 0  # how many of those, but for parameters
+    recurrent: bool = True  # whether there is a recurrent product
+    whole_row: bool = False  # whether a unit's result depends on its row
+    second: bool = False  # whether a step has a second product
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def power_of_2(size: int) -> int:
 def choose(problem: Problem, device: Device, backward: bool = False) -> Plan:
     """The plan for a problem; forward and backward may differ."""
     p = problem
+    if not p.recurrent:
+        return _alone(p, device)
     if p.dtype not in _BYTES:
         return Plan("simple", f"{p.dtype} has no products on matrix units here")
     if p.dtype == torch.float32 and p.precision == "ieee":
@@ -85,6 +91,8 @@ def choose(problem: Problem, device: Device, backward: bool = False) -> Plan:
         return rows
     if p.single:
         return Plan("simple", f"{rows.why}, and one step has nothing to wait for")
+    if p.whole_row or p.second:
+        return Plan("simple", f"{rows.why}, and a step wants more than a tile of one product")
     if p.projected:
         return _stream(p, device, backward, f"{rows.why}, and a projection takes two products")
     if not p.plain:
@@ -93,6 +101,21 @@ def choose(problem: Problem, device: Device, backward: bool = False) -> Plan:
     return grid or _stream(
         p, device, backward, f"{rows.why}, nor do they fit {device.processors} at once"
     )
+
+
+def _alone(p: Problem, device: Device) -> Plan:
+    """Units that do not see one another: as many programs as there is work for, each with a number
+    or more a thread."""
+    block_h = min(max(power_of_2(p.H), 16), 128)
+    block_b = 128 // block_h
+    while block_b < min(8, p.B) and p.N * -(-p.B // (2 * block_b)) * -(-p.H // block_h) >= (
+        2 * device.processors
+    ):
+        block_b *= 2
+    return Plan(
+        "rows", "the cell has no recurrent product: a program for some units and sequences",
+        block_b=block_b, block_h=block_h, block_k=block_h, warps=4,
+    )  # fmt: skip
 
 
 def _rows(p: Problem, device: Device, backward: bool) -> Plan:
@@ -105,16 +128,29 @@ def _rows(p: Problem, device: Device, backward: bool) -> Plan:
     tiles = 16 * max(block_h, block_k) * 4
     if weights + tiles > device.shared or max(block_h, block_k) > 128:
         return Plan("simple", f"weights of {weights >> 10} KB do not fit one program")
+    if _full(p, block_h, backward):
+        return Plan("simple", f"{weights >> 10} KB of weights leave no registers for the rest")
     warps = 4 if block_h <= 32 else 8
     # A thread has 255 registers; the rest of a step takes some 120, of the backward more.
     registers = weights // (4 * 32 * warps)
     # Blackwell's code for the same keeps a little more.
-    held = registers <= (64 if backward or _split(p) or device.capability >= (10, 0) else 128)
+    few = backward or _split(p) or not p.plain or device.capability >= (10, 0)
+    held = registers <= (64 if few else 128)
     where = "registers" if held else "shared memory"
     return Plan(
         "rows", f"weights of {weights >> 10} KB fit one program, in {where}",
         block_b=16, block_h=block_h, block_k=block_k, warps=warps, held=held,
     )  # fmt: skip
+
+
+def _full(p: Problem, block_h: int, backward: bool) -> bool:
+    """Whether a program of `_rows` would want more registers than there are, as the compiler found:
+    beside a step's usual numbers it has those of normalisations, or of options."""
+    if not p.whole_row:
+        return backward and ((p.projected and p.asked > 1) or (_split(p) and p.asked and p.G > 3))
+    if block_h > 64:
+        return backward or p.G > 3 or p.dtype == torch.float32
+    return p.asked > 0 and _split(p)
 
 
 def _grid(p: Problem, device: Device, backward: bool) -> Plan | None:

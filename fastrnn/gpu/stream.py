@@ -40,18 +40,19 @@ def forward(call: Call, plan: Plan, precision: str, given: Forward) -> None:
             **call.begin_options, **options,
         )  # fmt: skip
     h = given.out if given.weight_hr is None else given.out.new_zeros(call.N, call.B, call.H)
+    projected = bool(given.saved) and call.projected
     others = call.results_together(given.others)
     kernels.forward_stream[launch](
         given.gates_x, given.weight_hh,
         given.gates_x if given.bias_hh is None else given.bias_hh,
         given.weight_hh if given.weight_hr is None else given.weight_hr, call.params,
         exchange, h, wide, extra, given.states[0], extra_0, given.out, others,
-        given.saved[0] if given.saved else extra, given.saved[-1] if given.saved else given.out,
-        *where, *sequence, grid.counters(call, 1), grid.failed(call.device), *sizes,
-        grid.PATIENCE,
+        given.saved[0] if given.saved else extra, given.saved[1] if projected else given.out,
+        *where, *sequence, grid.counters(call, 1),
+        grid.failed(call.device), *sizes, grid.PATIENCE,
         BIAS=given.bias_hh is not None, SAVE=bool(given.saved), PRECISION=precision,
-        BLOCK_K=plan.block_k, **call.forward_options, **call.sequence_options, **options,
-        **grid.cooperative(),
+        PROJ_CLIP=call.proj_clip, BLOCK_K=plan.block_k, **call.kept(given.saved),
+        **call.forward_options, **call.sequence_options, **options, **grid.cooperative(),
     )  # fmt: skip
     call.hand_out(others, given.others)
     for final, state in zip(given.finals, (wide, *extra), strict=True):
@@ -75,11 +76,12 @@ def backward(call: Call, plan: Plan, precision: str, given: Backward) -> None:
         given.states[0], call.gather(given.states[1:]), given.grad_out,
         call.together(given.grad_others), dh, dextra, dh_initial, ds_initial,
         given.grad_resets[0] if given.grad_resets else dh, dgiven_s, dparams,
-        given.dgates_x, given.dgates_h, given.dproj,
-        call.starts, call.reverse, *call.sequence, grid.counters(call, 1),
-        grid.failed(call.device), call.S, call.T, call.B, call.N, grid.PATIENCE,
-        PRECISION=precision, BLOCK_K=plan.block_k, **call.backward_options,
-        **call.sequence_options, **options, **grid.cooperative(),
+        given.dgates_x, given.dgates_h, given.dproj, call.starts,
+        call.reverse, *call.sequence, grid.counters(call, 1), grid.failed(call.device),
+        call.S, call.T, call.B, call.N, grid.PATIENCE,
+        PRECISION=precision, PROJ_CLIP=call.proj_clip, BLOCK_K=plan.block_k,
+        **call.kept(given.saved), **call.backward_options, **call.sequence_options, **options,
+        **grid.cooperative(),
     )  # fmt: skip
     call.hand_out(dgiven_s, given.grad_resets[1:])
     call.finish_gradients(given, dh, dextra, dh_initial, ds_initial, dparams)

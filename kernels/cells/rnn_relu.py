@@ -3,14 +3,15 @@
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def forward(x, a, h_prev, s, params, CLIP: tl.constexpr):
-    total = x[0] + a[0]
-    return tl.where(total <= 0.0, 0.0, total), (), ()  # in this order NaN stays NaN
+from ..gates import relu, through_relu
 
 
 @triton.jit
-def backward(saved, h, h_prev, s_prev, dh, ds, params, CLIP: tl.constexpr):
-    da = (tl.where(h <= 0.0, 0.0, dh),)
+def forward(x, a, h_prev, s, params, CLIPS: tl.constexpr, H: tl.constexpr):
+    return relu(x[0] + a[0], CLIPS), (), ()
+
+
+@triton.jit
+def backward(saved, h, h_prev, s_prev, dh, ds, params, CLIPS: tl.constexpr, H: tl.constexpr):
+    da = (through_relu(dh, h, CLIPS),)
     return da, da, (), tl.zeros_like(dh), ()
