@@ -4,7 +4,7 @@ A picture holds two to four of scikit-learn's scanned digits, somewhere on two l
 make regions of it, and an LSTM with additive attention over the regions writes what it sees. A
 fifth of the digits is in no picture of the training:
 
-    python examples/captioning.py [--steps 1200 --hidden 96 --layers torch]
+    python examples/captioning.py [--steps 1800 --hidden 96 --layers torch]
 """
 
 from __future__ import annotations
@@ -169,4 +169,4 @@ def run(options: Options) -> Result:
 
 
 if __name__ == "__main__":
-    main(run, steps=1200, hidden=96)
+    main(run, steps=1800, hidden=96)

@@ -35,6 +35,8 @@ from fastrnn.cli.info import cpu_name
 
 Model = TypeVar("Model", bound=nn.Module)
 Batch = Any  # whatever a program's own batch() gives to its own loss()
+# Of `compare`: steps at least and at most, those not timed, and those whose losses are compared.
+LEAST, MOST, WARM_UP, CHECKED = 25, 100, 5, 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +88,13 @@ class Comparison:
         ratio: time of a step on torch's layers over that on fastrnn's.
         difference: the losses' largest relative difference.
         agree: whether rounding explains it (`fastrnn.cli.rounding`).
+        steps: how many steps of each kind were timed.
     """
 
     ratio: float
     difference: float
     agree: bool
+    steps: int
 
 
 @dataclasses.dataclass
@@ -195,42 +199,45 @@ def compare(
     loss: Callable[[Any, Batch], Tensor],
     options: Options,
     *,
-    steps: int = 60,
     seconds: float = 6.0,
     rate: float = 3e-3,
     clip: float = 1.0,
 ) -> Comparison:
     """Train copies of ``model`` in turn on both kinds of layers; ``model`` itself stays.
 
-    As many ``steps`` as ``seconds`` allow, at least four, at most the options'.
-
-    A third copy, on torch's layers with weights nudged by one unit in the last place, tells
-    how far rounding alone takes the losses apart.
+    The ratio is that of the median times, of `LEAST` to `MOST` steps as ``seconds`` allow, but
+    no more than the options'. The losses of the first `CHECKED` steps have to agree: a third
+    copy, on torch's layers with weights nudged by one unit in the last place, tells how far
+    rounding alone takes them apart.
     """
-    steps = min(steps, options.steps)
     ours, theirs = on_fastrnn(copy.deepcopy(model)), on_torch(copy.deepcopy(model))
     control = copy.deepcopy(theirs)
     rounding.nudge(control, torch.Generator().manual_seed(options.seed))
-    trainers = [_Trainer(m, 2 * steps, rate, clip) for m in (ours, theirs, control)]
+    trainers = [_Trainer(m, 2 * MOST, rate, clip) for m in (ours, theirs, control)]
     losses: list[list[float]] = [[], [], []]
     times: list[list[float]] = [[], [], []]
     generator = torch.Generator().manual_seed(options.seed)
     end = time.perf_counter() + seconds
-    for step in range(steps):
-        if step > 3 and time.perf_counter() > end:
+    for step in range(min(MOST, options.steps)):
+        if step >= LEAST and time.perf_counter() > end:
             break
         drawn = batch(generator)
-        for which in (0, 1, 2) if step % 2 else (1, 0, 2):  # neither is always first
+        for which in (0, 1) if step % 2 else (1, 0):  # neither is always first
             torch.manual_seed(options.seed + step)  # the same dropout for all
             start = time.perf_counter()
             losses[which].append(trainers[which].step(loss(trainers[which].model, drawn)))
             times[which].append(time.perf_counter() - start)
-    medians = [statistics.median(taken[3:] or taken) for taken in times]  # the first are warm-up
-    differences = rounding.relative_differences(losses[0], losses[1])
-    nudged = rounding.relative_differences(losses[2], losses[1])
+        if step < CHECKED:
+            torch.manual_seed(options.seed + step)
+            losses[2].append(trainers[2].step(loss(trainers[2].model, drawn)))
+    timed = [taken[WARM_UP:] or taken for taken in times]
+    checked, wanted = losses[0][:CHECKED], losses[1][:CHECKED]
+    differences = rounding.relative_differences(checked, wanted)
+    nudged = rounding.relative_differences(losses[2], wanted)
     return Comparison(
-        medians[1] / medians[0], max(differences), rounding.agree(differences, nudged)
-    )
+        statistics.median(timed[1]) / statistics.median(timed[0]), max(differences),
+        rounding.agree(differences, nudged), len(timed[0]),
+    )  # fmt: skip
 
 
 @contextmanager

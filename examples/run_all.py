@@ -36,15 +36,18 @@ def page(records: Sequence[dict[str, Any]], missing: Sequence[str] = ()) -> str:
         "",
         "Written by `make examples`, never by hand. × torch: how many times as long a training",
         "step (of `streaming`: a character) takes on torch's layers, from the same weights on the",
-        "same batches, both in turn in one process. What each program is: [docs/systems.md]"
-        "(../docs/systems.md).",
+        "same batches, both in turn in one process, and in brackets of how many steps that is the",
+        "ratio of medians. What each program is: [docs/systems.md](../docs/systems.md). Speed is",
+        "measured elsewhere, over many shapes: [docs/performance.md](../docs/performance.md).",
         "",
         "| program | figure | value | goal | reached | × torch | core seconds | date | machine |",
         "| --- | --- | ---: | --- | --- | --- | ---: | --- | --- |",
     ]
     for found in records:
         machine = f"{found['machine']}, {found['threads']} thread{'s' * (found['threads'] > 1)}"
-        ratios = ", ".join(f"{n} {c['ratio']:.2f}" for n, c in found["comparisons"].items())
+        ratios = ", ".join(
+            f"{n} {c['ratio']:.2f} ({c.get('steps', '?')})" for n, c in found["comparisons"].items()
+        )
         seconds = found.get("core_seconds")  # not in records that predate it
         once = [ratios, "" if seconds is None else f"{seconds:.0f}", found["date"], machine]
         name = f"[{found['program']}](#{found['program']})"

@@ -94,7 +94,9 @@ def run(options: Options) -> Result:
     ours, theirs = (torch.quantile(row, ranks) * 1e6 for row in warm)
     # Float32 sums of a few hundred terms, over thousands of steps of a contracting recurrence.
     ratio = (theirs[0] / ours[0]).item()
-    result.comparisons["LSTM, a character"] = Comparison(ratio, furthest, furthest < 1e-4)
+    result.comparisons["LSTM, a character"] = Comparison(
+        ratio, furthest, furthest < 1e-4, warm.shape[1]
+    )
     for i, percentile in enumerate(PERCENTILES):
         name = f"torch's latency over fastrnn's, percentile {percentile}"
         result.metrics.append(Metric(name, (theirs[i] / ours[i]).item(), 1.0 if i == 0 else None))

@@ -4,7 +4,7 @@ The task of `seq2seq`, the same days held out, the same table: a Transformer of 
 two, of `fastrnn.MultiheadAttention` and sinusoidal positions, and the recurrent model with additive
 attention beside it:
 
-    python examples/transformer.py [--steps 700 --hidden 64 --layers torch]
+    python examples/transformer.py [--steps 1000 --hidden 64 --layers torch]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Variant:
     name: str
     layers: int
     heads: int
-    rate: float = 5e-3
+    rate: float = 3e-3
     back: bool = False
 
     def make(self, hidden: int) -> Transformer | EncoderDecoder:
@@ -92,4 +92,4 @@ def run(options: Options) -> Result:
 
 
 if __name__ == "__main__":
-    main(run, steps=700, hidden=64)
+    main(run, steps=1000, hidden=64)
