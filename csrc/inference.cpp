@@ -3,9 +3,10 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
-#include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -30,11 +31,16 @@ struct Sizes {
   bool projected;
 };
 
+// What a backward needs (fastrnn/allocate.py), or nothing: contiguous, the second with a projection.
+struct Saved {
+  char *reserve = nullptr, *hidden = nullptr;
+};
+
 // One layer: tensors contiguous, weights a direction after the other, no initial state (an
 // empty one) for zeros.
 void run_one(const Kernel& kernel, const Packing& packing, int64_t size, int threads,
              const Sizes& z, const char* x, const LayerWeights* weights, char* const* initial,
-             char* out, char* const* finals) {
+             char* out, char* const* finals, const Saved& saved = {}) {
   // A state not given is zero, the same row for all.
   std::unique_ptr<Aligned> zeros;
   if (initial[0] == nullptr) {
@@ -48,7 +54,7 @@ void run_one(const Kernel& kernel, const Packing& packing, int64_t size, int thr
     states[i] = zeros ? States{zeros->data, 0, 0} : States{initial[i], w, z.B * w};
   }
 
-  if (z.T == 1 && !z.projected) {
+  if (z.T == 1 && !z.projected && !saved.reserve) {
     for (int64_t n = 0; n < z.N; ++n) {
       StepArgs a;
       a.B = z.B, a.I = z.I, a.H = z.H;
@@ -75,6 +81,12 @@ void run_one(const Kernel& kernel, const Packing& packing, int64_t size, int thr
   a.projected = z.projected;
   a.starts = starts.data(), a.active = active.data(), a.reverse = reverse;
   a.out = {out, z.N * z.K, z.K};
+  if (saved.reserve) {
+    const int64_t kept = kernel.saved * z.H;
+    a.save = true;
+    a.reserve = {saved.reserve, z.N * kept, kept};
+    a.hidden = {saved.hidden, z.N * z.H, z.H};
+  }
   for (int i = 0; i < kernel.states; ++i) a.states[i] = states[i], a.finals[i] = ends[i];
   run_layer(args, kernel, packing.width, threads);
 }
@@ -179,9 +191,37 @@ py::object layers(const std::string& cell, int threads, py::handle input, const 
   return std::move(results);
 }
 
+// One layer that is to be differentiated, from addresses of contiguous tensors: what cpp.py made
+// and looked at. Weights are a direction after the other, in torch's order, 0 for what is not there.
+void layer_saving(const std::string& cell, int dtype, int threads,
+                  const std::array<int64_t, 6>& sizes, int64_t x,
+                  const std::vector<std::array<int64_t, 5>>& weights,
+                  const std::vector<int64_t>& states, int64_t out,
+                  const std::vector<int64_t>& finals, const std::array<int64_t, 2>& saved) {
+  const auto pointer = [](int64_t address) { return reinterpret_cast<char*>(address); };
+  const auto [T, B, N, I, H, K] = sizes;
+  const bool projected = weights.at(0)[4] != 0;
+  const Kernel& kernel = table().kernels[cell_id(cell)][dtype];
+  if (kernel.layer == nullptr || int64_t(weights.size()) != N || int(states.size()) != kernel.states ||
+      int(finals.size()) != kernel.states)
+    throw std::invalid_argument("not a layer of that cell");
+  std::vector<LayerWeights> found;
+  for (const auto& [ih, hh, bias_ih, bias_hh, hr] : weights)
+    found.push_back({pointer(ih), pointer(hh), pointer(bias_ih), pointer(bias_hh), pointer(hr)});
+  char *initial[kMaxStates] = {}, *ends[kMaxStates] = {};
+  for (int i = 0; i < kernel.states; ++i)
+    initial[i] = pointer(states[size_t(i)]), ends[i] = pointer(finals[size_t(i)]);
+  constexpr int64_t kSizes[kNumDTypes] = {4, 8, 2, 2};
+  const py::gil_scoped_release release;
+  run_one(kernel, table().packing[dtype], kSizes[dtype], threads, {T, B, I, H, K, N, projected},
+          pointer(x), found.data(), initial, pointer(out), ends,
+          {pointer(saved[0]), pointer(saved[1])});
+}
+
 }  // namespace
 
 void bind_inference(py::module_& m) {
+  m.def("layer_saving", &layer_saving, "A layer that is to be differentiated.");
   m.def("layers", &layers, "A stack of layers, or a cell's step; None if it is not that simple.");
 }
 

@@ -303,6 +303,45 @@ def layers(
     return found
 
 
+def layer_saving(
+    spec: CellSpec,
+    x: Tensor,
+    steps: int,
+    states: Sequence[Tensor],
+    weights: Sequence[Sequence[Tensor | None]],
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Outputs, final states and what the backward needs of one layer; all tensors contiguous.
+
+    Weights are those of a direction after the other: ``weight_ih``, ``weight_hh``, ``bias_ih``,
+    ``bias_hh`` and ``weight_hr``, None for what is not there.
+    """
+    rows, features = x.shape
+    directions, batch, k = states[0].shape
+    width = weights[0][0].shape[0]  # type: ignore[union-attr]
+    gates_x = shape_only(x, rows, directions, width)
+    projected = weights[0][4] is not None
+    out, finals, _, saved = allocate.results(spec, gates_x, projected, states, PLAIN, True)
+    _fresh((out, *saved))
+    _C.layer_saving(
+        spec.name,
+        _DTYPES[x.dtype],
+        torch.get_num_threads(),
+        (steps, batch, directions, features, width // spec.num_gates, k),
+        _address(x),
+        [[0 if tensor is None else _address(tensor) for tensor in each] for each in weights],
+        [_address(state) for state in states],
+        out.data_ptr(),
+        [final.data_ptr() for final in finals],
+        (saved[0].data_ptr(), saved[1].data_ptr() if projected else 0),
+    )
+    return out, finals, saved
+
+
+def shape_only(like: Tensor, *shape: int) -> Tensor:
+    """A tensor of this shape with no memory for it, for who asks for its shape alone."""
+    return like.new_empty(1).expand(shape)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x [S, K] . weight [M, K]^T + bias [M]``."""
     rows, columns = x.shape[0], weight.shape[0]

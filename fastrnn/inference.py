@@ -54,7 +54,7 @@ def layers(
         the output ``[T, B, D*K]`` (not with ``step``) and the final states, or None if it is
         not that simple.
     """
-    if backends.requested(backend) not in (None, "cpp") or not _served(spec.name):
+    if backends.requested(backend) not in (None, "cpp") or not in_one_call(spec.name):
         return None
     if hx is None:
         hx = ()
@@ -68,7 +68,7 @@ def layers(
 
 
 @functools.cache
-def _served(cell: str) -> bool:
+def in_one_call(cell: str) -> bool:
     """Whether the extension takes all of such a layer's weights in one call."""
     spec = CELLS[cell]
     simple = spec.recurrent and not (spec.params or spec.whole_row or spec.second)

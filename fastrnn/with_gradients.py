@@ -1,0 +1,171 @@
+"""One layer that is to be differentiated, its input product and scan in one call of the kernels.
+
+The general way writes the gates' input side of all steps to memory, to be read again by the
+scan; here it is made a few steps ahead, where it stays in the cache (`csrc/layer.h`). What wants to
+see operators pass, or to differentiate again, goes the general way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import backends, cpp, inference, weight_gradients
+from .cells import CellSpec
+from .operators import differentiated, watched
+
+# Below, the call takes longer than what is saved, and torch's products are the faster ones.
+_ENOUGH_ROWS = 512
+
+# As `cpp.layer_saving` takes a direction's weights.
+ORDER = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+
+General = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, Sequence[Tensor]]]
+"""Rows ``[S, I]``, states and weights, in the order of `ORDER`, to output and final states."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a layer is beside its tensors; ``names`` are those of its weights, in `ORDER`."""
+
+    spec: CellSpec
+    names: tuple[str, ...]
+    reverse: Sequence[bool]
+    general: General
+
+    def serves(self, backend: str | None, tensors: Sequence[Tensor]) -> bool:
+        """Whether a call on these goes this way; the first are the rows."""
+        rows = tensors[0]
+        if (
+            rows.shape[0] < _ENOUGH_ROWS
+            or tuple(self.reverse) not in ((False,), (False, True))
+            or rows.dtype not in cpp.PRODUCT_DTYPES
+            or not inference.in_one_call(self.spec.name)
+            or not differentiated(tensors)
+            or watched(tensors)
+            or not all(tensor.is_contiguous() for tensor in tensors)
+        ):
+            return False
+        requested = backends.requested(backend)
+        return backends.choose(self.spec, rows.device, rows.dtype, requested) == "cpp"
+
+    def by_direction(self, weights: Sequence[Any]) -> list[list[Any]]:
+        """A direction's weights after the other's, each in the whole `ORDER`."""
+        count = len(self.names)
+        found = []
+        for start in range(0, len(weights), count):
+            of = dict(zip(self.names, weights[start : start + count], strict=True))
+            found.append([of.get(name) for name in ORDER])
+        return found
+
+
+def run(
+    layer: Layer, rows: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """Output ``[S, N, K]`` and final states ``[N, B, X]``; weights a direction after the other."""
+    out, *finals = _Run.apply(layer, len(states), rows, *states, *weights)
+    return out, finals
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, layer: Layer, count: int, rows: Tensor, *tensors: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        states, weights = tensors[:count], tensors[count:]
+        batch = states[0].shape[1]
+        out, finals, saved = cpp.layer_saving(
+            layer.spec, rows, rows.shape[0] // batch, states, layer.by_direction(weights)
+        )
+        ctx.layer, ctx.count = layer, count
+        ctx.save_for_backward(rows, *tensors, out, *saved)
+        return out, *finals
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor | None, *grad_finals: Tensor | None) -> Any:
+        layer, count = ctx.layer, ctx.count
+        given = 1 + count + len(layer.names) * len(layer.reverse)
+        tensors, (out, *saved) = ctx.saved_tensors[:given], ctx.saved_tensors[given:]
+        grads = [grad for grad in (grad_out, *grad_finals) if grad is not None]
+        needs = ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled() or watched(grads):
+            found = _again(layer, count, tensors, needs, (grad_out, *grad_finals))
+        else:
+            found = _gradients(layer, count, tensors, needs, out, saved, grad_out, grad_finals)
+        return None, None, *found
+
+
+def _gradients(
+    layer: Layer,
+    count: int,
+    tensors: Sequence[Tensor],
+    needs: Sequence[bool],
+    out: Tensor,
+    saved: Sequence[Tensor],
+    grad_out: Tensor | None,
+    grad_finals: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    spec, reverse = layer.spec, layer.reverse
+    rows, states = tensors[0], tensors[1 : 1 + count]
+    weights = layer.by_direction(tensors[1 + count :])
+    w_ih, w_hh, _, _, w_hr = zip(*weights, strict=True)
+    width = w_ih[0].shape[0]
+    like = cpp.shape_only(rows, rows.shape[0], len(reverse), width)
+    grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+    ends = [
+        torch.zeros_like(state) if grad is None else grad
+        for grad, state in zip(grad_finals, states, strict=True)
+    ]
+    projections = None if w_hr[0] is None else w_hr
+    dgates_x, *rest = cpp.scan_backward(
+        spec, like, w_hh, projections, states, None, reverse, (), cpp.PLAIN, out, saved, grad_out,
+        ends, (),
+    )  # fmt: skip
+    dgates_h = rest.pop(0) if spec.apart else dgates_x
+    grad_states = rest[:count]
+
+    grad_rows = None
+    of_rows = dgates_x.flatten(1)
+    if needs[0]:
+        side = w_ih[0] if len(w_ih) == 1 else torch.cat(w_ih)
+        grad_rows = cpp.linear(of_rows, side.t(), None)
+    found: list[Tensor | None] = [grad_rows, *grad_states]
+    if not any(needs[1 + count :]):
+        return found + [None] * (len(layer.names) * len(reverse))
+    of = {}
+    weight, total = weight_gradients.of_rows(of_rows, rows)
+    of["weight_ih"], of["bias_ih"] = weight.split(width), total.split(width)
+    of["weight_hh"], of["bias_hh"] = weight_gradients.of_states(
+        dgates_h, out, states[0], None, reverse
+    )
+    if projections is not None:
+        dh, hidden = rest[count:]
+        of["weight_hr"] = [
+            weight_gradients.of_rows(*pair)[0]
+            for pair in zip(dh.unbind(1), hidden.unbind(1), strict=True)
+        ]
+    return found + [of[name][n] for n in range(len(reverse)) for name in layer.names]
+
+
+def _again(
+    layer: Layer,
+    count: int,
+    tensors: Sequence[Tensor],
+    needs: Sequence[bool],
+    grads: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """The same by operators, which can be mapped and differentiated again."""
+    with torch.enable_grad():
+        out, finals = layer.general(tensors[0], tensors[1 : 1 + count], tensors[1 + count :])
+        pairs = [(y, g) for y, g in zip((out, *finals), grads, strict=True) if g is not None]
+        if not pairs:
+            return [None] * len(tensors)
+        wanted = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
+        outputs, upstream = zip(*pairs, strict=True)
+        found = iter(
+            torch.autograd.grad(outputs, wanted, upstream, create_graph=True, allow_unused=True)
+        )
+    return [next(found) if need else None for need in needs]
