@@ -231,6 +231,14 @@ def test_all_bounds_at_once(cell):
     )  # fmt: skip
 
 
+def test_states_that_zoneout_takes_apart():
+    """sLSTM's n of 0, after a reset, with a c that is none: f has a gradient still."""
+    features = ("reset zero", "zoneout")
+    assert_kernels_equal(
+        "slstm", features, dtype=torch.float64, hidden=9, steps=6, batch=5, projection=0
+    )
+
+
 def test_bounds_let_nan_and_infinity_through():
     scan = draw_scan("lstm", ("cell_clip", "gate_clip"), hidden=5, steps=2, batch=4)
     scan.gates_x[0, 0, :20:5], scan.gates_x[1, 0, :20:5] = torch.inf, torch.nan
