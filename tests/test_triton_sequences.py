@@ -7,6 +7,7 @@ import torch
 
 pytest.importorskip("triton")
 from sequences import FEATURES, by_hand, draw_scan, results
+from test_equality import nan_filled  # noqa: F401
 from test_sequences import possible
 from test_triton import KERNELS, served  # noqa: F401
 
@@ -50,7 +51,7 @@ def agree(scan, run):
 
 
 @pytest.mark.parametrize(("cell", "features", "form"), CASES, ids=str)
-def test_kernels_do_what_is_said(cell, features, form, served):
+def test_kernels_do_what_is_said(cell, features, form, served, nan_filled):
     """Outputs and every gradient of each sequence, against a loop over it alone."""
     used = served(form)
     index = CASES.index((cell, features, form))

@@ -163,8 +163,8 @@ def scan(
     out, finals, others, saved = allocate.results(
         spec, gates_x, weight_hr is not None, states, options, save
     )
-    if options.lengths is not None:  # past a sequence's end
-        for tensor in (out, *others):
+    if options.lengths is not None:  # past a sequence's end; a hidden is to be multiplied by zeros
+        for tensor in (out, *others, *saved[1:]):
             tensor.zero_()
     with torch.cuda.device_of(gates_x):
         call = Call.of(

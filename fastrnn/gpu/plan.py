@@ -147,7 +147,9 @@ def _full(p: Problem, block_h: int, backward: bool) -> bool:
     """Whether a program of `_rows` would want more registers than there are, as the compiler found:
     beside a step's usual numbers it has those of normalisations, or of options."""
     if not p.whole_row:
-        return backward and ((p.projected and p.asked > 1) or (_split(p) and p.asked and p.G > 3))
+        return backward and (
+            (p.projected and p.asked > 1) or (_split(p) and p.asked > 0 and p.G > 3)
+        )
     if block_h > 64:
         return backward or p.G > 3 or p.dtype == torch.float32
     return p.asked > 0 and _split(p)

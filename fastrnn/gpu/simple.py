@@ -167,7 +167,7 @@ def backward(call: Call, plan: Plan, precision: str, given: Backward) -> None:
 
 def _of_projection(call: Call, saved: Sequence[Tensor]) -> dict[str, Any]:
     begin = call.begin_options
-    constants = {"K": call.K, "WIDE": begin["WIDE"], "PACKED": call.packed}
+    constants: dict[str, Any] = {"K": call.K, "WIDE": begin["WIDE"], "PACKED": call.packed}
     constants |= {"PROJ_CLIP": call.proj_clip, "WIDTH": call.kept(saved)["WIDTH"]}
     return constants | call.sequence_options
 
