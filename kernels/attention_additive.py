@@ -77,9 +77,9 @@ def scores(q_at, k_at, q_step, k_step, q_there, k_there, vector_ptr, paired,
     them ``[ROWS, 1]`` and one ``[1, COLUMNS]``."""
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     if paired:
-        # -score / 2 = sum w r - sum w / 2. The second part comes in by SOME at a time: the whole sum
-        # of w r would be rounded as the large number that it is. (Sums over SOME each of their own
-        # would be better still, and spill.)
+        # -score / 2 = sum w r - sum w / 2. The second part comes in by SOME at a time: the whole
+        # sum of w r would be rounded as the large number that it is. (Sums over SOME each of their
+        # own would be better still, and spill.)
         for start in range(0, E2, SOME):
             total = 0.0
             for e in range(start, min(start + SOME, E2), 2):
