@@ -75,15 +75,14 @@ def scores(q_at, k_at, q_step, k_step, q_there, k_there, vector_ptr, paired,
            E2: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """A tile of scores ``[ROWS, COLUMNS]``; ``q_at`` and ``k_at`` point to where e is 0, one of
     them ``[ROWS, 1]`` and one ``[1, COLUMNS]``."""
-    # A sum's rounding grows with its length, and that of w r with the sum of w besides: by SOME at
-    # a time, which for the pairs are w - 2 w r again before they are added up.
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in range(0, E2, SOME):
-        end = min(start + SOME, E2)
-        some = tl.zeros([ROWS, COLUMNS], tl.float32)
-        if paired:
+    if paired:
+        # -score / 2 = sum w r - sum w / 2. The second part comes in by SOME at a time: the whole
+        # sum of w r would be rounded as the large number that it is. (Sums over SOME each of their
+        # own would be better still, and spill.)
+        for start in range(0, E2, SOME):
             total = 0.0
-            for e in range(start, end, 2):
+            for e in range(start, min(start + SOME, E2), 2):
                 w1 = tl.load(vector_ptr + e)
                 w2 = tl.load(vector_ptr + e + 1)
                 q1 = tl.load(q_at + (E2 + e) * q_step, mask=q_there, other=0.0)
@@ -92,15 +91,15 @@ def scores(q_at, k_at, q_step, k_step, q_there, k_there, vector_ptr, paired,
                 k2 = tl.load(k_at + (E2 + e + 1) * k_step, mask=k_there, other=0.0)
                 x1 = q1 * k1 + 1.0
                 x2 = q2 * k2 + 1.0
-                some += (w1 * x2 + w2 * x1) * reciprocal(x1 * x2)
+                sums += (w1 * x2 + w2 * x1) * reciprocal(x1 * x2)
                 total += w1 + w2
-            some = total - 2.0 * some
-        else:
-            for e in range(start, end):
-                q1 = tl.load(q_at + e * q_step, mask=q_there, other=0.0)
-                k1 = tl.load(k_at + e * k_step, mask=k_there, other=0.0)
-                some += tl.load(vector_ptr + e) * tanh(q1 + k1)
-        sums += some
+            sums -= 0.5 * total
+        sums = -2.0 * sums
+    else:
+        for e in range(E2):
+            q1 = tl.load(q_at + e * q_step, mask=q_there, other=0.0)
+            k1 = tl.load(k_at + e * k_step, mask=k_there, other=0.0)
+            sums += tl.load(vector_ptr + e) * tanh(q1 + k1)
     return sums
 
 

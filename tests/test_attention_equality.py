@@ -161,9 +161,9 @@ def to_double(tensors, options):
     return [double(t) for t in tensors], {n: double(v) for n, v in options.items()}
 
 
-def assert_equal(case: Case, isas=ISAS, call=call_fastrnn) -> None:
+def assert_equal(case: Case, isas=ISAS, call=call_fastrnn, draws: int = 1) -> None:
     # As many draws as make the error of a small tensor more than a matter of luck.
-    count = math.ceil(32 / max(1, case.width * case.heads))
+    count = max(draws, math.ceil(32 / max(1, case.width * case.heads)))
     seeds = [zlib.crc32(f"{case} {SEED} {attempt}".encode()) for attempt in range(count)]
     drawn = [draw(case, seed) for seed in seeds]
     with threads(1):
@@ -303,12 +303,12 @@ def test_few_queries(width, dtype):
 
 
 @pytest.mark.parametrize("width", [256, 512])
-@pytest.mark.parametrize(("queries", "keys"), [(24, 40), (9, 150)])
+@pytest.mark.parametrize(("queries", "keys"), [(24, 40), (40, 150)])
 def test_additive_over_many_numbers(queries, keys, width):
-    """Sums of that length, and with scores in the tens weights of which one is all but 1."""
+    """Sums of that length, and with scores in the tens weights of which one is all but 1: the
+    largest error is that of a few queries, so several draws are taken together."""
     case = Case(torch.float32, "additive", queries, keys, 1, width=width, options=("return_lse",))
-    for attempt in range(4):
-        assert_equal(replace(case, value_width=12 + attempt))
+    assert_equal(case, draws=6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -122,9 +122,9 @@ def test_packed_sequences():
     hold(Case(F32, "dot", 40, 50, 1, 2, width=16, options=("cu_seqlens", "causal")))
 
 
-def test_additive_over_many_numbers(tiles):
-    tiles(block_m=32)
-    hold(Case(F32, "additive", 24, 40, 1, 1, width=256, options=("return_lse",)))
+def test_additive_over_many_numbers():
+    case = Case(F32, "additive", 16, 32, 1, 1, width=256, options=("return_lse",))
+    assert_equal(case, ("",), call_triton, draws=3)
 
 
 @pytest.mark.parametrize("size", [0.01, 3.0, 30.0])
