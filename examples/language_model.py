@@ -4,7 +4,7 @@ n-grams with add-alpha and with back-off, a feed-forward network, RNN, LSTM, GRU
 with dropout, a Transformer, and models of words, all in bits per character of held-out topics; text
 drawn greedily, by temperature and by beam search; and three ways to end a sentence:
 
-    python examples/language_model.py [--steps 800 --hidden 256 --layers torch]
+    python examples/language_model.py [--steps 1000 --hidden 256 --layers torch]
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from harness import Metric, Options, Result, build, compare, fit, main, picture,
 from sentences import compare_ends
 from words import Words
 
-LENGTH, BATCH, PROMPT = 128, 8, "The "
+LENGTH, BATCH = 128, 8
+PROMPT, SAMPLE = "The ", 160
 ALPHAS, DISCOUNTS, ORDERS = (0.003, 0.01, 0.03), (0.3, 0.5, 0.75), (3, 4, 5, 6, 7)
 RECURRENT = ("RNN", "LSTM", "GRU", "GRU, deep", "GRU, dropout")
 REMARK = (
     "the manual is short (340,000 characters) and full of set phrases, which back-off knows by "
-    "heart after one pass; a network needs many more passes than the budget pays for"
+    "heart after one pass; a network learns its training text faster than the language: three "
+    "times the steps, with dropout, gain the GRU less than 0.01 bits on text held out"
 )
 
 
@@ -42,7 +44,7 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def windows(
-    tokens: Tensor, device: str, length: int = LENGTH, size: int = BATCH
+    tokens: Tensor, device: str, length: int, size: int
 ) -> Callable[[torch.Generator], tuple[Tensor, Tensor]]:
     """Draws random windows and what follows, ``[length, size]`` each."""
 
@@ -104,7 +106,7 @@ def texts(model: nn.Module, alphabet: Alphabet, options: Options) -> str:
     lines = []
     for name, temperature in (("greedy", 0.0), ("temperature 0.5", 0.5), ("temperature 1", 1.0)):
         generator = torch.Generator().manual_seed(options.seed)
-        drawn = sample(model, prompt, 160, temperature, generator)
+        drawn = sample(model, prompt, SAMPLE, temperature, generator)
         lines.append((name, alphabet.decode(drawn)))
 
     def step(token: Tensor, hx: Any) -> tuple[Tensor, Any]:
@@ -115,7 +117,7 @@ def texts(model: nn.Module, alphabet: Alphabet, options: Options) -> str:
         _, hx = model(prompt[:-1].to(options.device).unsqueeze(1))
         found = beam_search(
             step, hx, prompt[-1:].to(options.device), int(alphabet.encode(".")),
-            rows=1, beams=8, limit=160, select=lambda hx, rows: hx.index_select(1, rows),
+            rows=1, beams=8, limit=SAMPLE, select=lambda hx, rows: hx.index_select(1, rows),
         )  # fmt: skip
     lines.append(("beam search of 8, to the full stop", alphabet.decode(found.tokens[0, 0].cpu())))
     shown = ((name, " ".join((PROMPT + text).replace("`", "'").split())) for name, text in lines)
@@ -130,13 +132,13 @@ def run(options: Options) -> Result:
     best = min(table_of.values())
 
     result, curves = Result(), {}
-    batch = windows(tokens, options.device)
+    batch = windows(tokens, options.device, LENGTH, BATCH)
     models: dict[str, nn.Module] = {}
     for name, make in networks(len(alphabet), options.hidden).items():
         model = models[name] = build(options, make)
         if name in ("RNN", "LSTM", "GRU", "Transformer"):
             result.comparisons[name] = compare(model, batch, loss, options, seconds=3)
-        rate = {"RNN": 1e-3, "Transformer": 2e-3}.get(name, 5e-3)
+        rate = {"RNN": 3e-3, "Transformer": 2e-3}.get(name, 5e-3)
         curves[name] = fit(model, batch, loss, options, name, rate=rate)
         table_of[name] = bits(model, tests, options.device) / (len(tests) - 1)
     result.losses = dict(curves)
@@ -181,4 +183,4 @@ def run(options: Options) -> Result:
 
 
 if __name__ == "__main__":
-    main(run, steps=800, hidden=256)
+    main(run, steps=1000, hidden=256)

@@ -1,6 +1,7 @@
 """The programs that write, point, read out and forecast, at a tiny size: each has to learn."""
 
 import itertools
+import math
 import random
 from datetime import date
 
@@ -20,11 +21,17 @@ import transformer
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture
 def run(tmp_path):
     """Runs a program; returns what it found, having checked what all of them have to do."""
 
-    def start(module, steps, hidden, falls, **options):
+    def start(module, steps, hidden, below, **options):
+        """``below``: what the last losses have to be below, more than a model finds that was
+        told the answers of other questions.
+        """
         picture = tmp_path / "picture.png"
         found = module.run(harness.Options(steps, hidden, picture=picture, **options))
         assert picture.read_bytes().startswith(PNG)
@@ -33,9 +40,8 @@ def run(tmp_path):
             assert compared.agree, f"{name}: {compared}"
             assert compared.ratio > 0
         for name, losses in found.losses.items():
-            first = sum(losses[:3]) / 3
-            last = sum(losses[-5:]) / 5
-            assert last < falls * first, f"{name}: {first:.3f} to {last:.3f}"
+            last, limit = sum(losses[-5:]) / 5, below[name] if isinstance(below, dict) else below
+            assert last < limit, f"{name}: {last:.3f}"
         return found
 
     return start
@@ -83,29 +89,48 @@ def test_exact_match_counts_ends():
     assert date_scores.exact(wrong, test).tolist() == [True, False, True, True]
 
 
+def copies(back, device):
+    """Two letters to copy: what attention and the first state can learn in few steps."""
+
+    def made(rows, seed):
+        generator = torch.Generator().manual_seed(seed)
+        source = torch.randint(3, 3 + LETTERS, (rows, 2), generator=generator)
+        start, end = torch.full((2, rows, 1), dates.START), torch.full((rows, 1), dates.END)
+        target = torch.cat([start[0], source, end], 1)
+        return dates.Pairs(source, torch.full((rows,), 2), target, torch.full((rows,), 4))
+
+    return made(300, 0), made(40, 1)
+
+
 def few(module, monkeypatch, names):
     chosen = tuple(variant for variant in module.VARIANTS if variant.name in names)
     assert len(chosen) == len(names)
     monkeypatch.setattr(module, "VARIANTS", chosen)
-    pairs = module.pairs
-
-    def fewer(back, device):
-        train, test = pairs(back, train=300, device=device)
-        return train, test.take(torch.arange(40))
-
-    monkeypatch.setattr(module, "pairs", fewer)
+    monkeypatch.setattr(module, "pairs", copies)
 
 
-@pytest.mark.parametrize("layers", ["fastrnn", "torch"])
-def test_seq2seq(run, monkeypatch, layers):
+LETTERS = 4
+# Of three tokens to write, the end is sure; who does not look has to guess the others.
+GUESSING = 2 / 3 * math.log(LETTERS)
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        ("fastrnn", ("fixed context", "fixed, source reversed", "additive", "local, predicted",
+                     "additive, scheduled sampling", "back: additive")),
+        ("torch", ("fixed context", "additive")),
+    ],
+)  # fmt: skip
+def test_seq2seq(run, monkeypatch, layers, names):
     module = seq2seq
-    monkeypatch.setattr(module, "DRAWN", ("additive", "local, predicted"))
-    names = ("fixed context", "fixed, source reversed", "additive", "local, predicted",
-             "additive, scheduled sampling", "back: additive")  # fmt: skip
+    monkeypatch.setattr(module, "DRAWN", [name for name in module.DRAWN if name in names])
     few(module, monkeypatch, names)
-    found = run(module, 25, 16, 0.8, layers=layers)
+    found = run(module, 100, 32, 0.7 * GUESSING, layers=layers)
     assert set(found.losses) == set(names)
     assert set(found.comparisons) == {"fixed context", "additive"}
+    for metric in found.metrics:
+        assert metric.value > 0.5, metric  # a guess: 1/16
 
 
 def test_every_attention_of_seq2seq_is_made():
@@ -128,16 +153,17 @@ def test_transformer(run, monkeypatch):
     module = transformer
     monkeypatch.setattr(module, "DRAWN", ("2 layers, 4 heads",))
     few(module, monkeypatch, ("2 layers, 4 heads", "GRU, additive attention"))
-    run(module, 25, 16, 0.8)
+    for metric in run(module, 100, 32, 0.7 * GUESSING).metrics:
+        assert metric.value > 0.5, metric
 
 
 def test_pointer(run, monkeypatch):
     module = pointer
-    monkeypatch.setattr(module, "HULLS", range(5, 8))
-    monkeypatch.setattr(module, "TOURS", range(5, 7))
-    monkeypatch.setattr(module, "TRAIN", 64)
+    monkeypatch.setattr(module, "HULLS", range(5, 6))
+    monkeypatch.setattr(module, "TOURS", range(5, 6))
+    monkeypatch.setattr(module, "TRAIN", 128)
     monkeypatch.setattr(module, "TEST", 20)
-    found = run(module, 60, 32, 0.9)
+    found = run(module, 60, 32, {"hull": 1.36, "tour": 0.7})
     valid, area, tour = (metric.value for metric in found.metrics)
     assert 0 <= area <= 1
     assert 0 <= valid <= 1
@@ -173,8 +199,20 @@ def test_tours_are_the_shortest():
 
 def test_captioning(run, monkeypatch):
     module = captioning
-    monkeypatch.setattr(module, "TEST", 50)
-    run(module, 60, 32, 0.9)
+    for name, value in {"LEAST": 1, "MOST": 1, "LINES": 1, "COLUMNS": 2, "TEST": 50,
+                        "HEIGHT": module.CELL, "WIDTH": 2 * module.CELL}.items():  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    scanned = module.digits
+
+    def three():
+        """Of 0, 1 and 2 alone, one to a picture."""
+        return [
+            tuple(part[labels < 3] for part in (images, labels)) for images, labels in scanned()
+        ]
+
+    monkeypatch.setattr(module, "digits", three)
+    found = run(module, 80, 32, 0.75 * math.log(3) / 2)
+    assert found.metrics[0].value > 0.6  # a guess: 1/3
 
 
 def test_a_picture_says_what_it_shows():
@@ -210,7 +248,9 @@ def test_forecasting(run, monkeypatch):
             module.dataclasses.replace(v, told=told.get(v.told, 0)) for v in getattr(module, group)
         ]
         monkeypatch.setattr(module, group, tuple(variants))
-    run(module, 25, 16, 0.95)
+    names = (variant.name for variant in (*module.CONTEXT, *module.FEEDBACK))
+    # Who is told the angle before has to come nearer than the mean angle does.
+    run(module, 25, 16, {name: 0.2 if "teacher" in name else 0.4 for name in names})
 
 
 def test_the_pendulum():
