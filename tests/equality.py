@@ -339,7 +339,7 @@ def samples(case: Case, seed: int = SEED) -> list[Sample]:
 
 
 def of_reference(compute, arguments, dtype: torch.dtype, oracle: dict[str, torch.Tensor]):
-    """What stands for torch's results where torch has no such layer; ``compute`` runs the reference.
+    """What stands for torch's results where it has no such layer; ``compute`` runs the reference.
 
     In float64 the reference is the oracle and would seem free of error, however ill-conditioned
     the draw (LayerNorm of a row of nearly equal numbers). Its error is then that of float32 on the
@@ -360,7 +360,9 @@ def of_reference(compute, arguments, dtype: torch.dtype, oracle: dict[str, torch
 def _theirs(case: Case, arguments: Arguments, oracle: dict[str, torch.Tensor]):
     if _has_torch(case):
         return run(call_torch, case, arguments)
-    return of_reference(lambda given: run(call_reference, case, given), arguments, case.dtype, oracle)
+    return of_reference(
+        lambda given: run(call_reference, case, given), arguments, case.dtype, oracle
+    )
 
 
 def error(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> tuple[float, float]:
