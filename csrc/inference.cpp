@@ -31,8 +31,10 @@ struct Sizes {
   bool projected;
 };
 
-// What a backward needs (fastrnn/allocate.py), or nothing: contiguous, the second with a projection.
+// What a backward needs (fastrnn/allocate.py), where one is to come: contiguous. A cell may save
+// nothing of a step; hidden is there with a projection.
 struct Saved {
+  bool wanted = false;
   char *reserve = nullptr, *hidden = nullptr;
 };
 
@@ -54,7 +56,7 @@ void run_one(const Kernel& kernel, const Packing& packing, int64_t size, int thr
     states[i] = zeros ? States{zeros->data, 0, 0} : States{initial[i], w, z.B * w};
   }
 
-  if (z.T == 1 && !z.projected && !saved.reserve) {
+  if (z.T == 1 && !z.projected && !saved.wanted) {
     for (int64_t n = 0; n < z.N; ++n) {
       StepArgs a;
       a.B = z.B, a.I = z.I, a.H = z.H;
@@ -81,7 +83,7 @@ void run_one(const Kernel& kernel, const Packing& packing, int64_t size, int thr
   a.projected = z.projected;
   a.starts = starts.data(), a.active = active.data(), a.reverse = reverse;
   a.out = {out, z.N * z.K, z.K};
-  if (saved.reserve) {
+  if (saved.wanted) {
     const int64_t kept = kernel.saved * z.H;
     a.save = true;
     a.reserve = {saved.reserve, z.N * kept, kept};
@@ -215,7 +217,7 @@ void layer_saving(const std::string& cell, int dtype, int threads,
   const py::gil_scoped_release release;
   run_one(kernel, table().packing[dtype], kSizes[dtype], threads, {T, B, I, H, K, N, projected},
           pointer(x), found.data(), initial, pointer(out), ends,
-          {pointer(saved[0]), pointer(saved[1])});
+          {true, pointer(saved[0]), pointer(saved[1])});
 }
 
 }  // namespace

@@ -191,7 +191,7 @@ def call_reference(case: Case, arguments: Arguments) -> tuple[torch.Tensor, ...]
 
 def _has_torch(case: Case) -> bool:
     layer = CELLS[case.cell].torch_layer
-    return layer is not None and (layer == "LSTM" or not case.projection)
+    return layer is not None and (layer == "LSTM" or not case.projection) and case.bias != "single"
 
 
 def call_torch(case: Case, arguments: Arguments) -> tuple[torch.Tensor, ...]:

@@ -1,0 +1,136 @@
+"""A layer whose input product and scan are one call forwards, with gradients."""
+
+import pytest
+import torch
+from equality import ISAS, SEED, Case, assert_equal, call_fastrnn, draw, run, threads, use_isa
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import functional_call
+
+import fastrnn
+from fastrnn import cpp, with_gradients
+from fastrnn.cells import CELLS
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """This way for few rows, too; yields the cells of the calls that went it."""
+    met = []
+    of_cpp = cpp.layer_saving
+
+    def counted(spec, *rest):
+        met.append(spec.name)
+        return of_cpp(spec, *rest)
+
+    monkeypatch.setattr(with_gradients, "_ENOUGH_ROWS", 1)
+    monkeypatch.setattr(cpp, "layer_saving", counted)
+    return met
+
+
+FORMS = [
+    {},
+    {"bias": False},
+    {"bias": "single"},
+    {"hx": False, "form": "batch_first"},
+    {"layers": 2, "bidirectional": True},
+    {"projection": 4},
+    {"projection": 5, "bidirectional": True},
+    {"hidden": 70, "batch": 9},
+    {"steps": 1},
+]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_equality(cell, dtype, form, isa, calls):
+    if form.get("projection") and not CELLS[cell].projects:
+        form = {**form, "projection": 0}
+    case = Case(cell, dtype, **{"hidden": 17, "batch": 3, "steps": 7, **form})
+    with use_isa(isa):
+        assert_equal(case)
+    assert set(calls) == {cell}
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_long_sequences_in_chunks(cell, calls):
+    assert_equal(Case(cell, torch.float32, 96, batch=5, steps=90, features=33))
+    assert calls
+
+
+def test_threads_change_no_bit(calls):
+    for case in (Case("lstm", torch.float32, 64, batch=24), Case("gru", torch.float32, 256)):
+        arguments, found = draw(case, SEED), []
+        for count in (1, 2):
+            with threads(count):
+                found.append(run(call_fastrnn, case, arguments))
+        assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert calls
+
+
+@pytest.mark.parametrize("options", [{"proj_size": 2}, {"bidirectional": True}], ids=str)
+def test_differentiated_again_and_mapped(options, calls):
+    layer = fastrnn.LSTM(2, 3, dtype=torch.float64, **options)
+    names = [name for name, _ in layer.named_parameters()]
+
+    def run(x, *weights):
+        output, (h, _) = functional_call(layer, dict(zip(names, weights, strict=True)), (x,))
+        return output, h  # not c: what is not used has no gradient
+
+    x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
+    leaves = (x, *(p.detach().clone().requires_grad_() for p in layer.parameters()))
+    assert gradcheck(run, leaves, check_batched_grad=True)
+    assert gradgradcheck(run, leaves)
+    assert calls
+
+
+def test_what_wants_no_gradient_gets_none(calls):
+    layer, x = fastrnn.GRU(4, 6), torch.randn(5, 3, 4)
+    output, h = layer(x)
+    every = torch.autograd.grad(output.sum() + h.sum(), list(layer.parameters()), retain_graph=True)
+    again = torch.autograd.grad(output.sum() + h.sum(), list(layer.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(every, again, strict=True))
+    layer.weight_ih_l0.requires_grad_(False)
+    output, h = layer(x)
+    (output.sum() + h.sum()).backward()
+    assert layer.weight_ih_l0.grad is None
+    torch.testing.assert_close(layer.weight_hh_l0.grad, every[1])
+    layer.requires_grad_(False)
+    x.requires_grad_()
+    h_0 = torch.zeros(1, 3, 6, requires_grad=True)
+    layer(x, h_0)[1].sum().backward()
+    assert x.grad.any() and h_0.grad.any()
+    assert len(calls) == 3
+
+
+def test_a_change_before_the_backward_is_noticed(calls):
+    layer, x = fastrnn.LSTM(4, 6), torch.randn(5, 3, 4)
+    output, _ = layer(x)
+    x.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+    assert calls
+
+
+def test_what_goes_the_general_way(calls):
+    x, done = torch.randn(5, 3, 4), torch.zeros(5, 3, dtype=torch.bool)
+    fastrnn.LSTM(4, 6, reverse=True)(x)
+    fastrnn.LSTM(4, 6)(x, reset=done)
+    fastrnn.LSTM(4, 6, num_heads=2)(x)
+    fastrnn.PeepholeLSTM(4, 6)(x)
+    fastrnn.LSTM(4, 6).bfloat16()(x.bfloat16())
+    fastrnn.LSTM(4, 6, backend="reference")(x)
+    torch.func.vmap(fastrnn.LSTM(4, 6))(x[None])
+    strided = fastrnn.LSTM(4, 6)
+    strided.weight_hh_l0 = torch.nn.Parameter(torch.randn(6, 24).t())
+    strided(x)[0].sum().backward()
+    with torch.no_grad():
+        fastrnn.LSTM(4, 6)(x)
+    assert not calls
+
+
+def test_few_rows_go_the_general_way(monkeypatch):
+    monkeypatch.setattr(cpp, "layer_saving", None)  # not to be called
+    fastrnn.LSTM(4, 6)(torch.randn(5, 3, 4))
+    with pytest.raises(TypeError):
+        fastrnn.LSTM(4, 6)(torch.randn(200, 3, 4))
