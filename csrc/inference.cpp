@@ -193,13 +193,13 @@ py::object layers(const std::string& cell, int threads, py::handle input, const 
   return std::move(results);
 }
 
-// One layer that is to be differentiated, from addresses of contiguous tensors: what cpp.py made
+// One layer, and what its backward needs if `save`, from addresses of contiguous tensors: what cpp.py made
 // and looked at. Weights are a direction after the other, in torch's order, 0 for what is not there.
-void layer_saving(const std::string& cell, int dtype, int threads,
+void layer(const std::string& cell, int dtype, int threads,
                   const std::array<int64_t, 6>& sizes, int64_t x,
                   const std::vector<std::array<int64_t, 5>>& weights,
                   const std::vector<int64_t>& states, int64_t out,
-                  const std::vector<int64_t>& finals, const std::array<int64_t, 2>& saved) {
+                  const std::vector<int64_t>& finals, bool save, const std::array<int64_t, 2>& saved) {
   const auto pointer = [](int64_t address) { return reinterpret_cast<char*>(address); };
   const auto [T, B, N, I, H, K] = sizes;
   const bool projected = weights.at(0)[4] != 0;
@@ -217,13 +217,13 @@ void layer_saving(const std::string& cell, int dtype, int threads,
   const py::gil_scoped_release release;
   run_one(kernel, table().packing[dtype], kSizes[dtype], threads, {T, B, I, H, K, N, projected},
           pointer(x), found.data(), initial, pointer(out), ends,
-          {true, pointer(saved[0]), pointer(saved[1])});
+          {save, pointer(saved[0]), pointer(saved[1])});
 }
 
 }  // namespace
 
 void bind_inference(py::module_& m) {
-  m.def("layer_saving", &layer_saving, "A layer that is to be differentiated.");
+  m.def("layer", &layer, "A layer, and what its backward needs.");
   m.def("layers", &layers, "A stack of layers, or a cell's step; None if it is not that simple.");
 }
 

@@ -303,14 +303,17 @@ def layers(
     return found
 
 
-def layer_saving(
+def layer(
     spec: CellSpec,
     x: Tensor,
     steps: int,
     states: Sequence[Tensor],
     weights: Sequence[Sequence[Tensor | None]],
+    save: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Outputs, final states and what the backward needs of one layer; all tensors contiguous.
+    """Outputs, final states and, with ``save``, what the backward needs of one layer.
+
+    All tensors are contiguous.
 
     Weights are those of a direction after the other: ``weight_ih``, ``weight_hh``, ``bias_ih``,
     ``bias_hh`` and ``weight_hr``, None for what is not there.
@@ -320,9 +323,9 @@ def layer_saving(
     width = weights[0][0].shape[0]  # type: ignore[union-attr]
     gates_x = shape_only(x, rows, directions, width)
     projected = weights[0][4] is not None
-    out, finals, _, saved = allocate.results(spec, gates_x, projected, states, PLAIN, True)
+    out, finals, _, saved = allocate.results(spec, gates_x, projected, states, PLAIN, save)
     _fresh((out, *saved))
-    _C.layer_saving(
+    _C.layer(
         spec.name,
         _DTYPES[x.dtype],
         torch.get_num_threads(),
@@ -332,7 +335,8 @@ def layer_saving(
         [_address(state) for state in states],
         out.data_ptr(),
         [final.data_ptr() for final in finals],
-        (saved[0].data_ptr(), saved[1].data_ptr() if projected else 0),
+        save,
+        [tensor.data_ptr() for tensor in saved] + [0] * (2 - len(saved)),
     )
     return out, finals, saved
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 
-from . import with_gradients
+from . import one_call
 from .cells import CellSpec
 from .checks import check_cell
 from .forms import Bias, split_heads, states_by_head, states_of_heads, weight_names
@@ -204,18 +204,18 @@ class _Layer:
         """Input product and scan."""
         of, heads = self.weights, self.num_heads
         if options is PLAIN and heads == 1 and self.batch_sizes is None and not self.normalise:
-            names = tuple(name for name in with_gradients.ORDER if name in of)
+            names = tuple(name for name in one_call.ORDER if name in of)
             weights = [of[name][n] for n in range(len(self.reverse)) for name in names]
-            layer = with_gradients.Layer(self.spec, names, self.reverse, self._general)
+            layer = one_call.Layer(self.spec, names, self.reverse, self._general)
             if layer.serves(self.backend, (rows, *states, *weights)):
-                return *with_gradients.run(layer, rows, states, weights), ()
+                return *one_call.run(layer, rows, states, weights), ()
         return self._by_operators(rows, states, options)
 
     def _general(
         self, rows: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """With other weights, in the order of `fastrnn.with_gradients`."""
-        names = [name for name in with_gradients.ORDER if name in self.weights]
+        """With other weights, in the order of `fastrnn.one_call`."""
+        names = [name for name in one_call.ORDER if name in self.weights]
         of = {name: weights[i :: len(names)] for i, name in enumerate(names)}
         return replace(self, weights=of)._by_operators(rows, states, PLAIN)[:2]
 

@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_said(call, text):
 # --- ONNX ---------------------------------------------------------------------------------------
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-ROUNDING = 16 * np.finfo(np.float32).eps  # of some sums of I + H products, T steps on
+EPS = np.finfo(np.float32).eps
 
 
 def node_and_values(op, direction, peepholes=False, bias=True, lengths=False, states=True, **more):
@@ -259,13 +259,24 @@ def test_onnx_nodes(op, more, direction, lengths, clip):
         expected = onnxruntime_runs(node, values)
         weights = {name: values[name] for name in ("W", "R", "B", "P") if name in values}
         module = interop.from_onnx_node(node, weights)
-        given = [torch.from_numpy(values[n]) if n in values else None for n in ("lens", "h", "c")]
-        found = module(torch.from_numpy(values["X"]), *given[: 3 if op == "LSTM" else 2])
-        for name, ours, theirs in zip(node.output, found, expected, strict=True):
+        names = ("lens", "h", "c") if op == "LSTM" else ("lens", "h")
+        given = [torch.from_numpy(values[n]) if n in values else None for n in names]
+        found = module(torch.from_numpy(values["X"]), *given)
+        exact = module.double()(
+            torch.from_numpy(values["X"]).double(),
+            *(t.double() if t is not None and t.is_floating_point() else t for t in given),
+        )
+        for name, ours, theirs, oracle in zip(node.output, found, expected, exact, strict=True):
             assert ours.shape == theirs.shape
             scale = max(1.0, float(np.abs(theirs).max()))
-            error = float(np.abs(ours.detach().numpy() - theirs).max())
-            assert error <= ROUNDING * scale, f"{name}: {error}, FASTRNN_TEST_SEED={SEED}"
+            of_ours, of_theirs = (
+                float(np.abs(y - oracle.detach().numpy()).max()) / scale
+                for y in (ours.detach().numpy(), theirs)
+            )
+            text = f"{name}: {of_ours} and {of_theirs}, FASTRNN_TEST_SEED={SEED}"
+            # Its tanh and logistic function are approximations, whose errors feed the next step.
+            assert of_theirs <= 100 * EPS, text
+            assert of_ours <= 2 * of_theirs + 16 * EPS, text
 
 
 def test_a_plain_node_has_the_weights_of_a_layer():

@@ -1,4 +1,4 @@
-"""A layer whose input product and scan are one call forwards, with gradients."""
+"""A layer whose input product and scan are one call forwards, with gradients and without."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
 import fastrnn
-from fastrnn import cpp, with_gradients
+from fastrnn import cpp, one_call
 from fastrnn.cells import CELLS
 
 
@@ -15,14 +15,14 @@ from fastrnn.cells import CELLS
 def calls(monkeypatch):
     """This way for few rows, too; yields the cells of the calls that went it."""
     met = []
-    of_cpp = cpp.layer_saving
+    of_cpp = cpp.layer
 
     def counted(spec, *rest):
         met.append(spec.name)
         return of_cpp(spec, *rest)
 
-    monkeypatch.setattr(with_gradients, "_ENOUGH_ROWS", 1)
-    monkeypatch.setattr(cpp, "layer_saving", counted)
+    monkeypatch.setattr(one_call, "_ENOUGH_ROWS", 1)
+    monkeypatch.setattr(cpp, "layer", counted)
     return met
 
 
@@ -125,12 +125,12 @@ def test_what_goes_the_general_way(calls):
     strided.weight_hh_l0 = torch.nn.Parameter(torch.randn(6, 24).t())
     strided(x)[0].sum().backward()
     with torch.no_grad():
-        fastrnn.LSTM(4, 6)(x)
+        fastrnn.LSTM(4, 6)(x)  # shorter still: fastrnn.inference
     assert not calls
 
 
 def test_few_rows_go_the_general_way(monkeypatch):
-    monkeypatch.setattr(cpp, "layer_saving", None)  # not to be called
+    monkeypatch.setattr(cpp, "layer", None)  # not to be called
     fastrnn.LSTM(4, 6)(torch.randn(5, 3, 4))
     with pytest.raises(TypeError):
         fastrnn.LSTM(4, 6)(torch.randn(200, 3, 4))

@@ -1,4 +1,4 @@
-"""One layer that is to be differentiated, its input product and scan in one call of the kernels.
+"""One layer, with gradients or without, its input product and scan in one call of the kernels.
 
 The general way writes the gates' input side of all steps to memory, to be read again by the
 scan; here it is made a few steps ahead, where it stays in the cache (`csrc/layer.h`). What wants to
@@ -21,7 +21,7 @@ from .operators import differentiated, watched
 # Below, the call takes longer than what is saved, and torch's products are the faster ones.
 _ENOUGH_ROWS = 512
 
-# As `cpp.layer_saving` takes a direction's weights.
+# As `cpp.layer` takes a direction's weights.
 ORDER = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 General = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, Sequence[Tensor]]]
@@ -45,7 +45,6 @@ class Layer:
             or tuple(self.reverse) not in ((False,), (False, True))
             or rows.dtype not in cpp.PRODUCT_DTYPES
             or not inference.in_one_call(self.spec.name)
-            or not differentiated(tensors)
             or watched(tensors)
             or not all(tensor.is_contiguous() for tensor in tensors)
         ):
@@ -67,8 +66,17 @@ def run(
     layer: Layer, rows: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """Output ``[S, N, K]`` and final states ``[N, B, X]``; weights a direction after the other."""
+    if not differentiated((rows, *states, *weights)):
+        return _forward(layer, rows, states, weights, False)[:2]
     out, *finals = _Run.apply(layer, len(states), rows, *states, *weights)
     return out, finals
+
+
+def _forward(
+    layer: Layer, rows: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], save: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    steps = rows.shape[0] // states[0].shape[1]
+    return cpp.layer(layer.spec, rows, steps, states, layer.by_direction(weights), save)
 
 
 class _Run(torch.autograd.Function):
@@ -76,10 +84,7 @@ class _Run(torch.autograd.Function):
     def forward(ctx: Any, layer: Layer, count: int, rows: Tensor, *tensors: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         states, weights = tensors[:count], tensors[count:]
-        batch = states[0].shape[1]
-        out, finals, saved = cpp.layer_saving(
-            layer.spec, rows, rows.shape[0] // batch, states, layer.by_direction(weights)
-        )
+        out, finals, saved = _forward(layer, rows, states, weights, True)
         ctx.layer, ctx.count = layer, count
         ctx.save_for_backward(rows, *tensors, out, *saved)
         return out, *finals
