@@ -1,26 +1,32 @@
-"""minLSTM: gates f, i, n of the input alone; f and i are scaled to sum to 1."""
+"""minLSTM: gates f, i, n of the input alone; f and i are scaled to sum to 1. They are kept before."""
 
 import triton
 import triton.language as tl
 
-from ..functions import bounded, within
-from ..gates import sigmoid, sigmoid_slope
+from .. import functions
+from ..functions import bounded, log_sigmoid, within
+
+
+@triton.jit
+def shares(f, i):
+    # f / (f + i) and i / (f + i), of gates that may both underflow: see the cell's specification.
+    apart = log_sigmoid(f) - log_sigmoid(i)
+    return functions.sigmoid(apart), functions.sigmoid(-apart)
 
 
 @triton.jit
 def forward(x, a, h_prev, s, params, CLIPS: tl.constexpr, H: tl.constexpr):
-    f = sigmoid(x[0] + a[0], CLIPS)
-    i = sigmoid(x[1] + a[1], CLIPS)
+    f, i = bounded(x[0] + a[0], CLIPS[1]), bounded(x[1] + a[1], CLIPS[1])
     n = bounded(x[2] + a[2], CLIPS[1])
-    return (f * h_prev + i * n) / (f + i), (), (f, i, n)
+    old, new = shares(f, i)
+    return old * h_prev + new * n, (), (f, i, n)
 
 
 @triton.jit
 def backward(saved, h, h_prev, s_prev, dh, ds, params, CLIPS: tl.constexpr, H: tl.constexpr):
     f, i, n = saved[0], saved[1], saved[2]
-    share = dh / (f + i)
-    # Of f, and the opposite of i's: by how much the old state counts for more than the new one.
-    apart = share * (h_prev - n) / (f + i)
-    df, di = apart * i * sigmoid_slope(f, CLIPS), -apart * f * sigmoid_slope(i, CLIPS)
-    da = (df, di, within(share * i, n, CLIPS[1]))
-    return da, da, (), share * f, ()
+    old, new = shares(f, i)
+    apart = dh * (h_prev - n) * old * new
+    df, di = apart * functions.sigmoid(-f), -apart * functions.sigmoid(-i)
+    da = (within(df, f, CLIPS[1]), within(di, i, CLIPS[1]), within(dh * new, n, CLIPS[1]))
+    return da, da, (), dh * old, ()
