@@ -156,6 +156,15 @@ def test_cells_that_torch_lacks(case, name):
         assert_inference_equal(case)
 
 
+@pytest.mark.skipif(set(ISAS) >= set(_C.isas()), reason="ISAS leaves out no instruction set")
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.dtype == torch.bfloat16][::3], ids=str
+)
+def test_bfloat16_without_products_of_pairs(case):
+    with use_isa("avx512"):
+        assert_equal(case)
+
+
 # Two single steps: vectors of features that end within one, and are many.
 @pytest.mark.parametrize("hidden", [1, 15, 40])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
