@@ -38,8 +38,8 @@ FLOOR_IN_ULPS = {torch.float32: 16, torch.float64: 16, torch.bfloat16: 2, torch.
 FLOOR = {dtype: ulps * torch.finfo(dtype).eps for dtype, ulps in FLOOR_IN_ULPS.items()}
 DTYPES = tuple(FLOOR)
 
-# Instruction sets whose kernels differ: the recurrent ones of avx512bf16 are those of avx512, but for
-# bfloat16.
+# Instruction sets whose kernels differ: the recurrent ones of avx512bf16 are those of avx512, but
+# for bfloat16.
 ISAS = [isa for isa in _C.isas() if isa != "avx512" or "avx512bf16" not in _C.isas()]
 
 # Inputs are fresh in every session; a failure prints this, to be set for a repetition.

@@ -1,4 +1,4 @@
-"""minLSTM: gates f, i, n of the input alone; f and i are scaled to sum to 1. They are kept before."""
+"""minLSTM: gates f, i, n of the input alone; of f and i what precedes them is kept."""
 
 import triton
 import triton.language as tl
