@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from . import parts
 from .attention import CASES, KINDS
 from .goals import has_amx
 from .machine import slug
@@ -47,34 +48,12 @@ def goal(case: dict[str, Any], peer: str, amx: bool) -> float | None:
 
 def trim(raw: dict[str, Any]) -> dict[str, Any]:
     """What matters of pytest-benchmark's JSON."""
-    run = raw["fastrnn"]
-    found = {bench["extra_info"].get("name"): bench["extra_info"] for bench in raw["benchmarks"]}
-    return {
-        "date": raw["datetime"],
-        "machine": raw["machine_info"]["fastrnn"],
-        "load": run["load"],
-        "seed": run["seed"],
-        "failed": [name for name in run["failed"] if name in CASES],
-        "cases": [found[name] for name in CASES if name in found],
-    }
+    return parts.trim(raw, CASES)
 
 
-def merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Several trimmed results as one; of a case measured twice the last counts.
-
-    Raises:
-        ValueError: they come of different machines or libraries.
-    """
-    if any(part["machine"] != parts[0]["machine"] for part in parts):
-        raise ValueError("results of different machines make no report")
-    cases = {case["name"]: case for part in parts for case in part["cases"]}
-    failed = {name for part in parts for name in part["failed"]} - set(cases)
-    return {
-        **parts[-1],
-        "load": max(part["load"] for part in parts),
-        "failed": sorted(failed),
-        "cases": [cases[name] for name in CASES if name in cases],
-    }
+def merge(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several trimmed results as one: see `bench.parts.merge`."""
+    return parts.merge(results, CASES)
 
 
 def markdown(results: dict[str, Any], figures: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import plots, tables
+from . import parts, plots, tables
 from .cases import CASES
 from .goals import LEVELS, goal, has_amx
 from .machine import slug
@@ -28,60 +28,24 @@ PARTIAL = ROOT / ".benchmarks" / "partial"
 
 
 def trim(raw: dict[str, Any]) -> dict[str, Any]:
-    """What matters of pytest-benchmark's JSON: each case once, and on what it was measured.
+    """What matters of pytest-benchmark's JSON, with the goals; attention has a report of its own.
 
     Raises:
         ValueError: these are not results of this suite.
     """
-    try:
-        run, machine = raw["fastrnn"], raw["machine_info"]["fastrnn"]
-        records = {bench["extra_info"]["name"]: bench["extra_info"] for bench in raw["benchmarks"]}
-        # Attention's have a report of their own.
-        records = {name: record for name, record in records.items() if name in CASES}
-    except KeyError as error:
-        raise ValueError(f"not a result of the suite in bench/: no {error}") from None
-    amx = has_amx(machine)
-    for record in records.values():
+    found = parts.trim(raw, CASES)
+    amx = has_amx(found["machine"])
+    for record in found["cases"]:
         record["goals"] = {
             peer: {level: goal(level, peer, record, amx) for level in LEVELS}
             for peer in record["ratios"]
         }
-    return {
-        "date": raw["datetime"],
-        "machine": machine,
-        "load": run["load"],
-        "seed": run["seed"],
-        "seconds": run["seconds"],
-        "limits": run["limits"],
-        "failed": [name for name in run["failed"] if name in CASES],
-        "cases": [records[name] for name in CASES if name in records],
-    }
+    return found
 
 
-def merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Several trimmed results as one; of a case measured twice the last counts.
-
-    Raises:
-        ValueError: they come of different machines or libraries.
-    """
-    if any(part["machine"] != parts[0]["machine"] for part in parts):
-        raise ValueError("results of different machines make no report")
-    cases = {case["name"]: case for part in parts for case in part["cases"]}
-    failed = {name for part in parts for name in part["failed"]} - set(cases)
-    return {
-        **parts[-1],
-        "load": max(part["load"] for part in parts),
-        "limits": _best([part["limits"] for part in parts]),
-        "failed": sorted(failed),
-        "cases": [cases[name] for name in CASES if name in cases],
-    }
-
-
-def _best(limits: Sequence[Any]) -> Any:
-    """Of rates the highest, since everything that disturbs makes them smaller."""
-    if isinstance(limits[0], dict):
-        return {key: _best([each[key] for each in limits]) for key in limits[0]}
-    return max((each for each in limits if each is not None), default=None)
+def merge(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several trimmed results as one: see `bench.parts.merge`."""
+    return parts.merge(results, CASES)
 
 
 def is_whole(results: dict[str, Any]) -> bool:
@@ -123,15 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         ".benchmarks/partial/MACHINE)",
     )
     options = parser.parse_args(argv)
-    parts = []
+    measured = []
     for path in options.results:
         try:
-            parts.append(trim(json.loads(path.read_text())))
+            measured.append(trim(json.loads(path.read_text())))
         except (OSError, ValueError) as error:
             print(f"{path}: {error}", file=sys.stderr)
             return 1
     try:
-        results = merge(parts)
+        results = merge(measured)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

@@ -26,7 +26,9 @@ def result(records, failed=()):
     """As pytest-benchmark writes it."""
     return {
         "datetime": "2026-01-01T00:00:00", "machine_info": {"fastrnn": MACHINE},
-        "fastrnn": {"load": 0.5, "seed": 1, "failed": list(failed)},
+        "fastrnn": {
+            "load": 0.5, "seed": 1, "seconds": 0.1, "limits": None, "failed": list(failed),
+        },
         "benchmarks": [{"extra_info": record} for record in records],
     }  # fmt: skip
 
