@@ -4,7 +4,7 @@ n-grams with add-alpha and with back-off, a feed-forward network, RNN, LSTM, GRU
 with dropout, a Transformer, and models of words, all in bits per character of held-out topics; text
 drawn greedily, by temperature and by beam search; and three ways to end a sentence:
 
-    python examples/language_model.py [--steps 750 --hidden 256 --layers torch]
+    python examples/language_model.py [--steps 1000 --hidden 256 --layers torch]
 """
 
 from __future__ import annotations
@@ -183,4 +183,4 @@ def run(options: Options) -> Result:
 
 
 if __name__ == "__main__":
-    main(run, steps=750, hidden=256)
+    main(run, steps=1000, hidden=256)
