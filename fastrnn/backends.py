@@ -31,8 +31,8 @@ class Backend(NamedTuple):
         spec: CellSpec | ScoreSpec,
         device: torch.device,
         dtype: torch.dtype,
-        options: Options = PLAIN,
-        widths: tuple[int, int] | None = None,
+        options: Options,  # no default here, which torch 2.6 could not trace
+        widths: tuple[int, int] | None,
     ) -> str | None:
         if self.name == "cpp":
             if isinstance(spec, ScoreSpec):
@@ -141,5 +141,7 @@ def report() -> list[tuple[str, str, str | None]]:
     for name, spec in specs.items():
         for backend in BACKENDS:
             device = torch.device("cuda" if backend.devices == "cuda" else "cpu")
-            rows.append((name, backend.name, backend.why_not(spec, device, torch.float32)))
+            rows.append(
+                (name, backend.name, backend.why_not(spec, device, torch.float32, PLAIN, None))
+            )
     return rows
