@@ -93,7 +93,8 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None, *grad_finals: Tensor | None) -> Any:
         layer, count = ctx.layer, ctx.count
         given = 1 + count + len(layer.names) * len(layer.reverse)
-        tensors, (out, *saved) = ctx.saved_tensors[:given], ctx.saved_tensors[given:]
+        kept = ctx.saved_tensors  # once: hooks may have to fetch them
+        tensors, (out, *saved) = kept[:given], kept[given:]
         grads = [grad for grad in (grad_out, *grad_finals) if grad is not None]
         needs = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled() or watched(grads):
@@ -162,8 +163,13 @@ def _again(
     needs: Sequence[bool],
     grads: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """The same by operators, which can be mapped and differentiated again."""
+    """The same by operators, which can be mapped and differentiated again.
+
+    By aliases: a tensor may be given twice, or another one be made of it, and each place is to
+    get its own part alone.
+    """
     with torch.enable_grad():
+        tensors = [tensor.view_as(tensor) for tensor in tensors]
         out, finals = layer.general(tensors[0], tensors[1 : 1 + count], tensors[1 + count :])
         pairs = [(y, g) for y, g in zip((out, *finals), grads, strict=True) if g is not None]
         if not pairs:

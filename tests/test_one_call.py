@@ -5,10 +5,13 @@ import torch
 from equality import ISAS, SEED, Case, assert_equal, call_fastrnn, draw, run, threads, use_isa
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 import fastrnn
 from fastrnn import cpp, one_call
 from fastrnn.cells import CELLS
+
+F64 = torch.float64
 
 
 @pytest.fixture
@@ -81,6 +84,50 @@ def test_differentiated_again_and_mapped(options, calls):
     leaves = (x, *(p.detach().clone().requires_grad_() for p in layer.parameters()))
     assert gradcheck(run, leaves, check_batched_grad=True)
     assert gradgradcheck(run, leaves)
+    assert calls
+
+
+def chained(layer, x):
+    return layer(layer(x)[0])[0]
+
+
+def carried_on(layer, x):
+    _, h = layer(x)
+    return layer(x, h)[0]
+
+
+def made_of_a_weight(layer, x):
+    return layer(x @ layer.weight_ih_l0)[0]
+
+
+def tied(layer, x):
+    layer.weight_hh_l0, layer.bias_hh_l0 = layer.weight_ih_l0, layer.bias_ih_l0
+    return layer(x, x.mean((0, 2)).view(1, -1, 1).expand(1, -1, 6).contiguous())[0]
+
+
+@pytest.mark.parametrize("use", [chained, carried_on, made_of_a_weight, tied])
+def test_each_place_gets_its_own_gradient(use, calls):
+    """One tensor may be in several, and one made of another."""
+    layer, x = fastrnn.RNN(6, 6, dtype=F64), torch.randn(4, 3, 6, dtype=F64, requires_grad=True)
+    found = use(layer, x).square().mean()
+    leaves = [x, *layer.parameters()]
+    expected = torch.autograd.grad(found, leaves, retain_graph=True)
+    again = torch.autograd.grad(found, leaves, create_graph=True)
+    ones = torch.ones(1, dtype=F64)
+    mapped = torch.autograd.grad(found, leaves, ones, is_grads_batched=True)
+    for plain, twice, batched in zip(expected, again, mapped, strict=True):
+        torch.testing.assert_close(twice, plain)
+        torch.testing.assert_close(batched[0], plain)
+    assert calls
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints(reentrant, calls):
+    layer, x = fastrnn.LSTM(5, 6), torch.randn(7, 3, 5, requires_grad=True)
+    (expected,) = torch.autograd.grad(layer(x)[0].sum(), x)
+    output = checkpoint(lambda x: layer(x)[0], x, use_reentrant=reentrant)
+    output.sum().backward()
+    torch.testing.assert_close(x.grad, expected)
     assert calls
 
 
