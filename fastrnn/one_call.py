@@ -41,11 +41,11 @@ class Layer:
         """Whether a call on these goes this way; the first are the rows."""
         rows = tensors[0]
         if (
-            rows.shape[0] < _ENOUGH_ROWS
-            or tuple(self.reverse) not in ((False,), (False, True))
+            tuple(self.reverse) not in ((False,), (False, True))
             or rows.dtype not in cpp.PRODUCT_DTYPES
             or not inference.in_one_call(self.spec.name)
-            or watched(tensors)
+            or watched(tensors)  # before the size, by which a trace would be bound
+            or rows.shape[0] < _ENOUGH_ROWS
             or not all(tensor.is_contiguous() for tensor in tensors)
         ):
             return False
