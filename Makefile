@@ -61,7 +61,7 @@ $(VENV)/.requirements-examples: requirements-examples.txt $(VENV)/.requirements
 # Editable: Python files are read where they lie; compiled files are what a stamp has to watch.
 $(VENV)/.installed: $(VENV)/.requirements $(VENV)/.files pyproject.toml CMakeLists.txt \
 		$(shell find csrc -type f)
-	@echo "setup: compiling and installing fastrnn"
+	@echo "setup: compiling and installing fastrnn (five minutes on two cores the first time)"
 	@$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
 

@@ -19,6 +19,12 @@ _HIDDEN = ("hidden0", "hidden1", "hidden2")
 _AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raises TypeError unless it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
+
+
 def check_cell(
     spec: CellSpec,
     input: Tensor,

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import dropout
 
 from .cells import CellSpec
-from .checks import check_agreement
+from .checks import check_agreement, check_flag
 from .operators import watched
 from .options import GIVEN, INITIAL, ZERO, Options
 
@@ -69,6 +69,7 @@ class Settings:
             raise ValueError(f"cell_clip wants a cell state, and {spec.name} has none")
         if self.proj_clip is not None and not projected:
             raise ValueError("proj_clip wants a projection, got proj_size=0")
+        check_flag("reverse", self.reverse)
         if self.reverse and bidirectional:
             raise ValueError("reverse is for one direction, got bidirectional=True as well")
         every = self.checkpoint_every
@@ -99,7 +100,14 @@ OFF = Settings()
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    """Whether it is one, and no greater than a float can be."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def _check_probability(name: str, p: Any) -> None:
@@ -170,6 +178,7 @@ class Call:
             TypeError, ValueError, RuntimeError: an argument is not of the kind, dtype, shape or
                 device; lengths on the CPU are out of range; ``reset_to`` without ``reset``.
         """
+        check_flag("return_all_states", self.return_all_states)
         lengths, reset, to = self.lengths, self.reset, self.reset_to
         if lengths is not None:
             lengths = check_lengths(lengths, steps, batch, input.device)

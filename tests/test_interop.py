@@ -57,6 +57,11 @@ def keras_weights(kind, reset_after=True):
     return [normal(*shape, seed=i) for i, shape in enumerate(shapes)]
 
 
+def test_weights_of_a_layer_are_those_of_its_state_dict():
+    with pytest.raises(TypeError, match=r"such as module\.state_dict"):
+        interop.of_layer(fastrnn.LSTM(I, H))
+
+
 def test_keras_lstm():
     weights, x = keras_weights("lstm"), normal(T, B, I, seed=9)
     h = c = torch.zeros(B, H, dtype=F64)

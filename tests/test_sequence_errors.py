@@ -79,6 +79,7 @@ CALLS = [
     *(({"reset": value}, *rest) for value, *rest in OF_RESET),
     *(({"reset": TRUE, "reset_to": value}, *rest) for value, *rest in OF_RESET_TO),
     ({"reset_to": (STATES, STATES)}, ValueError, "there is no reset"),
+    ({"return_all_states": "no"}, TypeError, "return_all_states should be of type bool, got: str"),
 ]
 
 
@@ -144,7 +145,7 @@ SETTINGS = [
     *(
         ("LSTM", {f"{name}_clip": bad}, f"{name}_clip should be a positive number or None")
         for name in ("cell", "proj", "gate", "grad")
-        for bad in (0.0, -1, "a", True, float("nan"))
+        for bad in (0.0, -1, "a", True, float("nan"), 10**400)
     ),
     ("LSTM", {"proj_clip": 1.0}, "proj_clip wants a projection"),
     ("RNN", {"reverse": True, "bidirectional": True}, "reverse is for one direction"),
@@ -165,6 +166,13 @@ SETTINGS = [
 def test_wrong_settings(name, setting, text):
     with refused(ValueError, text):
         build(name, **setting)
+
+
+@pytest.mark.parametrize("name", ["reverse", "learn_initial_state"])
+@pytest.mark.parametrize("bad", ["no", 1, 1j, None], ids=str)
+def test_flags_are_true_or_false(name, bad):
+    with refused(TypeError, f"{name} should be of type bool, got: {type(bad).__name__}"):
+        build("GRU", **{name: bad})
 
 
 def test_a_layer_without_gates_has_no_forget_bias():
@@ -226,6 +234,11 @@ SIZES = [(4, "4"), ((1, 2, 3), "(1, 2, 3)"), (None, "None")]
 def test_wrong_sizes_of_directions(sizes, text):
     with refused(ValueError, f"hidden_sizes should be two sizes, got: {text}"):
         fastrnn.Bidirectional(fastrnn.LSTM, I, sizes)
+
+
+def test_sizes_of_directions_are_integers():
+    with refused(TypeError, "hidden_sizes should be two integers, got: (True, 5)"):
+        fastrnn.Bidirectional(fastrnn.LSTM, I, (True, 5))
 
 
 def pair(layers=2, batch=B, width=2):

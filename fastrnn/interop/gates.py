@@ -67,7 +67,16 @@ def named(weights: Mapping[str, Tensor], layer: int = 0, reverse: bool = False) 
 
 
 def of_layer(state_dict: Mapping[str, Tensor], layer: int = 0, reverse: bool = False) -> Weights:
-    """The way back of `named`: one layer's and direction's weights out of a ``state_dict``."""
+    """The way back of `named`: one layer's and direction's weights out of a ``state_dict``.
+
+    Raises:
+        TypeError: ``state_dict`` is no mapping; a module has one, ``module.state_dict()``.
+    """
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            "state_dict should be a mapping of names to tensors, such as module.state_dict(), "
+            f"got {type(state_dict).__name__}"
+        )
     suffix = f"_l{layer}" + ("_reverse" if reverse else "")
     return {
         name.removesuffix(suffix): tensor

@@ -39,7 +39,8 @@ class Bidirectional(nn.Module):
         options: the layer's other keyword arguments.
 
     Raises:
-        TypeError: ``layer`` is no class of recurrent layers; ``hx`` is no pair.
+        TypeError: ``layer`` is no class of recurrent layers; a size is no integer; ``hx`` is no
+            pair.
         ValueError: not two sizes, or one for which ``options`` are impossible.
         RuntimeError: as the layer.
     """
@@ -60,6 +61,8 @@ class Bidirectional(nn.Module):
             raise TypeError(f"layer should be a class of recurrent layers, got: {layer!r}")
         if not isinstance(hidden_sizes, (tuple, list)) or len(hidden_sizes) != 2:
             raise ValueError(f"hidden_sizes should be two sizes, got: {hidden_sizes!r}")
+        if any(isinstance(size, bool) for size in hidden_sizes):
+            raise TypeError(f"hidden_sizes should be two integers, got: {hidden_sizes!r}")
         if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
             raise ValueError(f"num_layers should be a positive integer, got: {num_layers!r}")
         if not is_number(dropout) or not 0 <= dropout <= 1:

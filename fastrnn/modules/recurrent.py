@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import inference, init
 from ..cells import CELLS, CellSpec
+from ..checks import check_flag
 from ..forms import Bias, check_bias, check_heads, weight_names, weight_shapes
 from ..sequences import NOTHING, OFF, Call, Settings, as_keywords
 from .states import State, as_tensor, map_state
@@ -100,7 +101,9 @@ class Recurrent(nn.RNNBase):
         if more:
             self.settings = Settings(**more)
             self.settings.check(self._spec(), bool(proj_size), bidirectional)
-        if settings.get(_LEARN):
+        learn = settings.get(_LEARN, False)
+        check_flag(_LEARN, learn)
+        if learn:
             self._make_initial_state(device, dtype)
 
     def _make_initial_state(self, device: Any, dtype: torch.dtype | None) -> None:
