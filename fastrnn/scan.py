@@ -48,7 +48,7 @@ def scan(
         for param in params:
             inputs += param
         if options is not PLAIN:
-            inputs += (value for value in _spilled(options.flat()) if isinstance(value, Tensor))
+            inputs += [value for value in _spilled(options.flat()) if isinstance(value, Tensor)]
         if not operators.watched(inputs) and not operators.differentiated(inputs):
             stacked = [_stack(param) for param in params]
             out, finals, others, _ = cpp.scan(

@@ -44,18 +44,32 @@ def tanh(x):
 
 
 @triton.jit
+def number(VALUE: tl.constexpr, x):
+    """In the dtype of x: comparisons and `where` round a bare one to float32 (Triton 3.6)."""
+    return tl.full([], VALUE, x.dtype)
+
+
+@triton.jit
 def bounded(x, BOUND: tl.constexpr):
     """Between -BOUND and BOUND, and NaN where it is."""
     if BOUND > 0:
-        x = tl.where(x > BOUND, BOUND, tl.where(x < -BOUND, -BOUND, x))
+        bound = number(BOUND, x)
+        x = tl.where(x > bound, bound, tl.where(x < -bound, -bound, x))
     return x
+
+
+@triton.jit
+def reached(x, BOUND: tl.constexpr):
+    """Whether `bounded` returned a bound."""
+    bound = number(BOUND, x)
+    return (x >= bound) | (x <= -bound)
 
 
 @triton.jit
 def within(dx, x, BOUND: tl.constexpr):
     """`bounded` backward, from its result: where a bound was reached, no gradient passes."""
     if BOUND > 0:
-        dx = tl.where((x >= BOUND) | (x <= -BOUND), 0.0, dx)
+        dx = tl.where(reached(x, BOUND), 0.0, dx)
     return dx
 
 

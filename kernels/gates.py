@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from . import functions
-from .functions import bounded
+from .functions import bounded, number
 
 
 @triton.jit
@@ -64,5 +64,5 @@ def through_relu(dy, y, CLIPS: tl.constexpr):
     """`relu` backward, from its value."""
     dy = tl.where(y <= 0.0, 0.0, dy)
     if CLIPS[1] > 0:
-        dy = tl.where(y >= CLIPS[1], 0.0, dy)
+        dy = tl.where(y >= number(CLIPS[1], y), 0.0, dy)
     return dy

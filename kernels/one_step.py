@@ -12,7 +12,7 @@ names for each, and last where a projected h reached its bound.
 import triton
 import triton.language as tl
 
-from .functions import bounded
+from .functions import bounded, reached
 from .sequence import arrived, begun, bounded_each, entering, kept, present, zoned
 from .tiles import accumulate_each, load, load_each, rows_of_step, store, store_each
 
@@ -148,9 +148,8 @@ def bound_projected(h, n, b, u, start, here, N, reserve_ptr, K: tl.constexpr, WI
     """A projected h within its bound; where that is reached is kept for the backward."""
     if PROJ_CLIP > 0:
         if SAVE:
-            reached = (h >= PROJ_CLIP) | (h <= -PROJ_CLIP)
             place = ((start + b) * N + n) * WIDTH + (WIDTH - K) + u
-            store(reserve_ptr, place, here & (u < K), reached.to(h.dtype))
+            store(reserve_ptr, place, here & (u < K), reached(h, PROJ_CLIP).to(h.dtype))
         h = bounded(h, PROJ_CLIP)
     return h
 
@@ -161,8 +160,8 @@ def unless_bounded(total, n, b, u, start, here, N, reserve_ptr, K: tl.constexpr,
     """`bound_projected` backward."""
     if PROJ_CLIP > 0:
         place = ((start + b) * N + n) * WIDTH + (WIDTH - K) + u
-        reached = load(reserve_ptr, place, here & (u < K), total.dtype)
-        total = tl.where(reached != 0, 0.0, total)
+        at_bound = load(reserve_ptr, place, here & (u < K), total.dtype)
+        total = tl.where(at_bound != 0, 0.0, total)
     return total
 
 
