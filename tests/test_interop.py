@@ -223,6 +223,14 @@ def node_and_values(op, direction, peepholes=False, bias=True, lengths=False, st
     return node, values
 
 
+try:
+    from onnxruntime import __version__ as _version
+
+    ONNXRUNTIME = tuple(int(part) for part in _version.split(".")[:2])
+except ImportError:
+    ONNXRUNTIME = (0, 0)
+
+
 def onnxruntime_runs(node, values):
     ort = pytest.importorskip("onnxruntime")
     from onnx import TensorProto, helper
@@ -279,6 +287,9 @@ def test_onnx_nodes(op, more, direction, lengths, clip):
                 for y in (ours.detach().numpy(), theirs)
             )
             text = f"{name}: {of_ours} and {of_theirs}, FASTRNN_TEST_SEED={SEED}"
+            if name == "Y_h" and op == "RNN" and lengths and ONNXRUNTIME < (1, 27):
+                assert of_ours <= 32 * EPS, text  # theirs is wrong there
+                continue
             # Its tanh and logistic function are approximations, whose errors feed the next step.
             assert of_theirs <= 100 * EPS, text
             assert of_ours <= 2 * of_theirs + 16 * EPS, text

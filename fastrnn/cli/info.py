@@ -16,7 +16,7 @@ import fastrnn
 from fastrnn import backends
 from fastrnn.cli.openmp import loaded_openmp_runtimes
 
-PACKAGES = ("torch", "triton", "numpy")
+PACKAGES = ("triton", "numpy")
 
 
 def _version(package: str) -> str:
@@ -60,6 +60,7 @@ def _extension() -> Iterator[tuple[str, str]]:
 def _machine() -> Iterator[tuple[str, str]]:
     yield "fastrnn", fastrnn.__version__
     yield "Python", platform.python_version()
+    yield "torch", torch.__version__  # which tells the build as well
     for package in PACKAGES:
         yield package, _version(package)
     yield "CPU", cpu_name()
