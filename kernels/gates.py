@@ -1,8 +1,8 @@
 """Gates: the function of a bounded pre-activation, and its slope from its value.
 
 CLIPS are the bounds of the cell state and of pre-activations, 0 for none. No gradient passes where
-a bound of pre-activations was reached. The gate's value, which is what is saved, says so in its last
-bit: half a unit in the last place on average, and only where there is a bound.
+a bound of pre-activations was reached. The gate's value, which is what is saved, says so in its
+last bit: half a unit in the last place on average, and only where there is a bound.
 """
 
 import triton

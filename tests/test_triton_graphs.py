@@ -1,5 +1,5 @@
-"""CUDA graphs of the simple form, with a stand-in for torch's: recording runs nothing and notes what
-was to be run, and a replay runs that, on the tensors that it was recorded with.
+"""CUDA graphs of the simple form, with a stand-in for torch's: recording runs nothing and notes
+what was to be run, and a replay runs that, on the tensors that it was recorded with.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ class Graph:
 
 
 @pytest.fixture
-def machine(monkeypatch, served):  # noqa: F811
+def machine(monkeypatch, served):
     served("simple")
     found = Machine()
     monkeypatch.setattr(torch.cuda, "CUDAGraph", found.graph)

@@ -12,7 +12,7 @@ from fastrnn import gpu
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print a line a kernel; return 1 if one that would be chosen spills in a loop or exceeds its device."""
+    """Print a line a kernel; return 1 if one that would be chosen spills or exceeds its device."""
     if gpu.INTERPRETED:
         print("TRITON_INTERPRET is set, and the interpreter compiles nothing", file=sys.stderr)
         return 2
@@ -39,7 +39,8 @@ def main(argv: Sequence[str]) -> int:
         device = aot.TARGETS[target]
         print(f"\n{target}: {device.processors} multiprocessors, {device.shared >> 10} KB shared")
         print(f"{'shape':46}{'kernel':21}{'programs':>8}{'warps':>6}{'registers':>10}"
-              f"{'stack':>6}{'spills':>7}{'shared':>8}{'at once':>8}  matrix instructions")  # fmt: skip
+              f"{'stack':>6}{'spills':>7}{'shared':>8}{'at once':>8}"
+              "  matrix instructions")  # fmt: skip
         seen = set()
         for shape in shapes:
             if isinstance(shape, attention_aot.Shape):

@@ -208,7 +208,7 @@ class _Binary:
     matrix: str
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _binary(launch: Launch, device: Device) -> _Binary:
     kernel = launch.kernel
     index = {name: i for i, name in enumerate(kernel.arg_names)}

@@ -71,7 +71,7 @@ def _may(call: Call) -> bool:
 
 
 def _records(device: torch.device) -> bool:
-    """Whether this is a device with graphs, and its current stream is not being recorded already."""
+    """Whether it is a device with graphs, whose current stream nobody records already."""
     return device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
 
 

@@ -1,7 +1,7 @@
 """What the assembler made of a kernel: registers, stack, and whether a loop touches the stack.
 
-A number that is stored once before the time loop and loaded once after it costs nothing; one that is
-loaded in the loop is a spill, however small. The stack's size tells the two not apart, the
+A number that is stored once before the time loop and loaded once after it costs nothing; one that
+is loaded in the loop is a spill, however small. The stack's size does not tell the two apart, the
 instructions do.
 """
 
@@ -51,7 +51,7 @@ def _tool(name: str, *arguments: str) -> str:
 
 
 def spills_in_loops(text: str) -> int:
-    """Instructions that touch the stack between a label and a jump back to it, in ``nvdisasm``'s text.
+    """Instructions of ``nvdisasm``'s text that touch the stack between a label and a jump back.
 
     What is called from there counts as there. Blocks that lie out of line make a loop look longer
     than it is, never shorter.
@@ -61,8 +61,8 @@ def spills_in_loops(text: str) -> int:
     for line in text.splitlines():
         if label := _LABEL.match(line):
             labels[label[1]] = len(code)
-        elif instruction := _INSTRUCTION.match(line):
-            code.append(instruction[1])
+        elif found := _INSTRUCTION.match(line):
+            code.append(found[1])
     looped: set[int] = set()
     calls: list[tuple[int, int]] = []
     for at, instruction in enumerate(code):

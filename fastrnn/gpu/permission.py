@@ -1,5 +1,6 @@
-"""The caller's leave to record CUDA graphs (`fastrnn.gpu.graphs`); without Triton, so that anybody can
-import it.
+"""The caller's leave to record CUDA graphs (`fastrnn.gpu.graphs`).
+
+Without Triton, so that anybody can import it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ given = os.environ.get("FASTRNN_CUDA_GRAPHS", "").lower() in ("1", "true", "on",
 
 
 class use_cuda_graphs:  # a context manager, named as `use_backend` is
-    """Within this context long calls of the Triton backend that launch several kernels a step may be
+    """Within this context calls of the Triton backend that launch several kernels a step may be
     recorded as a CUDA graph at their second time, and replayed from then on.
 
     It holds for the whole process, since a backward runs on a thread of PyTorch's own. The

@@ -243,7 +243,8 @@ def _stream(p: Problem, device: Device, backward: bool, why: str) -> Plan:
     tiles = p.N * -(-p.B // block_b) * -(-p.H // block_h)
     tall = block_h * rows_per_unit
     # The addresses of tiles on their way take registers, which large ones of four gates lack.
-    stages = 2 if backward and p.G == 4 and block_b * block_h >= 2048 else 4
+    few = p.G == 4 or (p.G == 1 and device.capability >= (10, 0))
+    stages = 2 if backward and few and block_b * block_h >= 2048 else 4
     return Plan(
         "stream", f"{why}: {tiles} tiles of {tall} x {block_b} read from the L2 cache each step",
         block_b=block_b, block_h=block_h, block_k=128 // _BYTES[p.dtype], block_p=64, warps=8,
