@@ -15,6 +15,7 @@ from typing import Any as _Any
 from . import functional, init
 from .backends import use_backend
 from .convert import convert, to_torch
+from .gpu.permission import use_cuda_graphs
 from .modules import (
     GRU,
     LSTM,
@@ -98,4 +99,5 @@ __all__ = [
     "tbptt",
     "to_torch",
     "use_backend",
+    "use_cuda_graphs",
 ]

@@ -22,12 +22,33 @@ def narrow(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
+def _large(x):
+    """The nearest of TF32's numbers, of two the larger, as `cvt.rna.tf32.f32` has it."""
+    bits = (x.to(tl.uint32, bitcast=True) + 0x1000) & 0xFFFFE000
+    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+
+
+@triton.jit
+def _dot_of_parts(a, b):
+    """What Triton makes of "tf32x3", for the interpreter, which would take float32's product.
+
+    The sum of the small terms is NaN where an operand is infinite; there it counts as nothing.
+    """
+    a_large, b_large = _large(a), _large(b)
+    small = tl.dot(_large(a - a_large), b_large) + tl.dot(a_large, _large(b - b_large))
+    return tl.dot(a_large, b_large) + tl.where(small == small, small, 0.0)
+
+
+@triton.jit
 def dot(a, b, PRECISION: tl.constexpr):
     """The product of two tiles or of two stacks of tiles, summed in float32."""
-    if INTERPRETED:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, input_precision=PRECISION)
+    if INTERPRETED and PRECISION == "tf32x3" and a.dtype == tl.float32:
+        product = _dot_of_parts(a, b)
+    elif INTERPRETED:
+        product = tl.dot(a.to(tl.float32), b.to(tl.float32))
+    else:
+        product = tl.dot(a, b, input_precision=PRECISION)
+    return product
 
 
 @triton.jit

@@ -5,6 +5,7 @@ Numbers and masks are proven here, not speed, nor what a compiler makes of it (t
 
 import functools
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,12 +17,13 @@ from equality import DTYPES, SEED, Case, assert_equal, call_fastrnn, draw, run
 from test_equality import case_of, covering, nan_filled  # noqa: F401
 
 from fastrnn import gpu, use_backend
+from fastrnn import scan as boundary
 from fastrnn.cells import CELLS
 from fastrnn.gpu import call, forms, grid, plan
 from fastrnn.gpu.precision import float32_product
-from fastrnn.kernels import functions
+from fastrnn.kernels import functions, tiles
 from fastrnn.kernels.cells import NAMES, lstm
-from fastrnn.options import PLAIN
+from fastrnn.options import PLAIN, Options
 
 if not gpu.INTERPRETED:
     pytest.skip("TRITON_INTERPRET is off: a GPU is here", allow_module_level=True)
@@ -242,6 +244,67 @@ def test_tf32_by_permission(switches):
     assert float32_product() == "ieee"
     torch.set_float32_matmul_precision("highest")
     assert float32_product() == "ieee"
+
+
+@triton.jit
+def _multiply(a_ptr, b_ptr, out_ptr, K: tl.constexpr):
+    i, k = tl.arange(0, 16), tl.arange(0, K)
+    a = tl.load(a_ptr + i[:, None] * K + k[None, :])
+    b = tl.load(b_ptr + k[:, None] * 16 + i[None, :])
+    tl.store(out_ptr + i[:, None] * 16 + i[None, :], tiles.dot(a, b, "tf32x3"))
+
+
+def split_product(a, b):
+    found = torch.empty(16, 16)
+    _multiply[(1,)](a, b, found, K=a.shape[1])
+    return found
+
+
+def test_a_split_product_is_as_accurate_as_float32():
+    generator = torch.Generator().manual_seed(SEED)
+    a, b = (torch.randn(shape, generator=generator) for shape in ((16, 256), (256, 16)))
+    exact = a.double() @ b.double()
+    found, torchs = ((each - exact).norm() / exact.norm() for each in (split_product(a, b), a @ b))
+    assert 0 < found <= 2 * torchs
+    large = a.view(torch.int32).bitwise_and(-0x2000).view(torch.float32)
+    assert (large @ b - exact).norm() / exact.norm() > 100 * found  # one part alone
+
+
+def test_a_split_product_has_the_infinities_of_a_plain_one():
+    """inf - inf, which splitting makes, is no number's part; sizes near the ends are numbers."""
+    a, b = torch.ones(16, 16), torch.full((16, 16), 0.5)
+    a[0, 3], a[1, 4], a[2, 5] = torch.inf, -torch.inf, torch.nan
+    a[3, 0], a[3, 1] = torch.inf, -torch.inf
+    a[4], a[5, 0], a[6] = 1e-40, 3e38, 3.0000001
+    b[3, 7], b[0, 9], b[2, 8] = 0.0, torch.inf, 1e-38
+    plain = a @ b
+    found = split_product(a, b)
+    assert plain.isnan().any() and plain.isinf().any()
+    torch.testing.assert_close(found, plain, rtol=1e-6, atol=1e-44, equal_nan=True)
+
+
+# --- the bound of a gate --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["rows", "simple"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "slstm"])
+def test_the_last_number_below_a_bound_has_its_gradient(cell, form, served):
+    served(form)
+    bound = torch.tensor(0.8)
+    below = torch.nextafter(bound, torch.tensor(0.0))
+    around = torch.stack([bound, below, -bound, -below, torch.nextafter(bound, torch.tensor(1.0))])
+    G, units = CELLS[cell].num_gates, len(around)
+    gates = around.repeat(G).view(1, 1, -1).requires_grad_()
+    states = [torch.full((1, 1, units), 0.5) for _ in CELLS[cell].states]
+    bias = [torch.zeros(G * units)] if CELLS[cell].apart else None
+    options = Options(clips=[math.inf, math.inf, float(bound), math.inf])
+    out, finals, _ = boundary.scan(
+        CELLS[cell], gates, [torch.zeros(G * units, units)], bias, None, states,
+        options=options, backend="triton",
+    )  # fmt: skip
+    (found,) = torch.autograd.grad(sum(final.sum() for final in finals), gates)
+    passes = torch.tensor([False, True, False, True, False]).repeat(G)
+    assert torch.equal(found.flatten() != 0, passes)
 
 
 # --- the barrier ----------------------------------------------------------------------------

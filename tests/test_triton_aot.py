@@ -169,6 +169,30 @@ def test_chosen_kernels_fit(target, only, matrix):
     assert len(lines) >= 3  # a forward with and without saving, a backward
 
 
+CODE = """
+ /*0000*/  STL [R1], R2 ;
+.L_x_0:
+ /*0010*/  {inside} ;
+ /*0020*/  @P0 CALL.REL.NOINC `(helper) ;
+ /*0030*/  @!P0 BRA `(.L_x_0) ;
+ /*0040*/  LDL R2, [R1] ;
+ /*0050*/  EXIT ;
+helper:
+ /*0060*/  {called} ;
+ /*0070*/  RET.REL.NODEC R4 `(kernel) ;
+.L_x_1:
+ /*0080*/  BRA `(.L_x_1) ;
+"""
+
+
+def test_what_a_loop_does_not_touch_is_parked():
+    from fastrnn.gpu.machine_code import spills_in_loops
+
+    assert spills_in_loops(CODE.format(inside="FADD R2, R2, R2", called="NOP")) == 0
+    assert spills_in_loops(CODE.format(inside="LDL.64 R44, [R1]", called="NOP")) == 1
+    assert spills_in_loops(CODE.format(inside="NOP", called="STL [R1+0x4], R2")) == 1
+
+
 @pytest.mark.slow
 def test_a_spill_is_a_fault():
     script = """

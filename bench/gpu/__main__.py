@@ -24,6 +24,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder of the report")
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, small, figures void")
     parser.add_argument("--checks-only", action="store_true", help="some small checks, no report")
+    parser.add_argument("--tune", action="store_true", help="other plans than the chosen, a table")
+    parser.add_argument("--resume", type=Path, help=argparse.SUPPRESS)  # after a lost device
     parser.add_argument("--warm", help=argparse.SUPPRESS)  # i/n: compile each n-th case
     return parser.parse_args()
 
@@ -43,16 +45,23 @@ def main() -> int:
         return warm(options, device)
     if options.checks_only:
         return small_checks(device)
+    if options.tune:
+        from . import tune
+
+        return tune.main(options, device, start)
     return everything(options, device, start)
 
 
 def small_checks(device: object) -> int:
+    """For the sanitizer, which is slow: the kernel with the most addresses of its own first."""
     from . import attention_checks, checks
 
     end = time.monotonic() + 200
-    _, faults = checks.run_all(checks.for_a_dry_run(), device, end, print)  # type: ignore[arg-type]
-    _, more = attention_checks.run_all(attention_checks.for_a_dry_run(), device, end, print)  # type: ignore[arg-type]
-    return 1 if faults or more else 0
+    found: checks.Found = {}
+    rest = (device, end, print, found, lambda: None)
+    attention_checks.run_all(attention_checks.for_a_dry_run(), *rest)  # type: ignore[arg-type]
+    checks.run_all(checks.for_a_dry_run(), *rest)  # type: ignore[arg-type]
+    return 1 if any(found.values()) else 0
 
 
 def warm(options: argparse.Namespace, device: object) -> int:
@@ -81,15 +90,16 @@ def warm(options: argparse.Namespace, device: object) -> int:
 def everything(options: argparse.Namespace, device: object, start: float) -> int:
     import torch
 
-    from . import attention, attention_checks, checks, report, speed
-    from .cases import cases, for_a_dry_run
+    from . import attention, report
+    from .state import State
 
     dry = options.dry_run
-    name = "dry run" if dry else torch.cuda.get_device_name(device)
+    name = "dry run" if dry else torch.cuda.get_device_name(device)  # type: ignore[arg-type]
     out = options.out or ROOT / "bench" / "results" / report.slug(name)
     machine = {
         "device": name,
         "date": time.strftime("%Y-%m-%d"),
+        "driver": driver(),
         "torch": torch.__version__,
         "triton": version("triton"),
         "CUDA": torch.version.cuda,
@@ -98,30 +108,57 @@ def everything(options: argparse.Namespace, device: object, start: float) -> int
         "dry_run": dry,
     }
     print(machine, flush=True)
+    state = State.begin(out, start, options.resume)
+    start = state.start
+    run_checks(options, device, state)
+    run_speed(options, device, state, machine, out)
+    attention.write(out, machine, state.attention)
+    report.write(out, machine, state.summary(), state.speed)
+    print((out / "README.md").read_text()[:4000])
+    print(f"{len(state.speed)} figures; report in {out}")
+    state.end()
+    faults = state.all_faults()
+    for fault in faults:
+        print("FAULT:", fault)
+    return 1 if faults else 0
 
-    share = options.seconds
+
+def run_checks(options: argparse.Namespace, device: object, state: object) -> None:
+    """Equality, behaviour, soak, sanitizer; other processes compile meanwhile."""
+    from . import attention_checks, behaviour, checks
+    from .state import State
+
+    assert isinstance(state, State)
+    dry, share, start = options.dry_run, options.seconds, state.start
     workers = 1 if dry else max(1, min(8, (os.cpu_count() or 2) // 2))
     command = [sys.executable, "-m", "bench.gpu", "--seconds", str(0.45 * share)]
     command += ["--dry-run"] if dry else []
     helpers = [
-        subprocess.Popen([*command, "--warm", f"{i}/{workers}"], cwd=ROOT) for i in range(workers)
+        subprocess.Popen([*command, "--warm", f"{i}/{workers}"], cwd=ROOT)
+        for i in range(0 if state.resumed else workers)
     ]
+
+    def after_fault() -> None:
+        state.after_fault(device, helpers)
+
+    found = state.checks
     try:
         which = checks.for_a_dry_run() if dry else checks.checks()
-        count, faults = checks.run_all(which, device, start + 0.4 * share, say)  # type: ignore[arg-type]
-        from . import behaviour
-
-        more, problems = behaviour.run_all(device, start + 0.45 * share, say)  # type: ignore[arg-type]
-        count, faults = count + more, faults + problems
+        checks.run_all(which, device, start + 0.38 * share, say, found, after_fault)  # type: ignore[arg-type]
+        behaviour.run_all(device, start + 0.43 * share, say, found, after_fault)  # type: ignore[arg-type]
         which_attention = attention_checks.for_a_dry_run() if dry else attention_checks.checks()
-        more, attention_faults = attention_checks.run_all(
-            which_attention, device, start + 0.52 * share, say,  # type: ignore[arg-type]
+        attention_checks.run_all(
+            which_attention, device, start + 0.5 * share, say, found, after_fault  # type: ignore[arg-type]
         )  # fmt: skip
-        count, faults = count + more, faults + attention_faults
-        print("soak", flush=True)
-        problem = checks.soak(device, 1 if dry else 0.04 * share)  # type: ignore[arg-type]
-        faults += [f"soak: {problem}"] * (problem is not None)
-        faults += sanitize(0.15 * share)
+        if "soak" not in found:
+            print("soak", flush=True)
+            problem = checks.soak(device, 1 if dry else 0.04 * share)  # type: ignore[arg-type]
+            found["soak"] = [f"soak: {problem}"] * (problem is not None)
+            if problem:
+                after_fault()
+        if "compute-sanitizer" not in found:
+            found["compute-sanitizer"] = []  # should it take this process along
+            found["compute-sanitizer"] = sanitize(0.12 * share)
         for helper in helpers:
             helper.wait(timeout=max(1.0, start + 0.6 * share - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -131,37 +168,69 @@ def everything(options: argparse.Namespace, device: object, start: float) -> int
             helper.kill()
             helper.wait()
 
-    of_attention = attention.measure(
-        attention.for_a_dry_run() if dry else attention.cases(),
-        device,  # type: ignore[arg-type]
-        start + 0.75 * share,
-        say,
-    )
-    attention.write(out, machine, of_attention)
-    faults += [f"{each['case']}: {each['error']}" for each in of_attention if "error" in each]
 
-    found: list[dict[str, object]] = []
-    summary = {"count": count, "faults": faults}
+def run_speed(
+    options: argparse.Namespace,
+    device: object,
+    state: object,
+    machine: dict[str, object],
+    out: Path,
+) -> None:
+    """Attention, what lies beside the grid, and the grid as far as the time goes."""
+    from . import attention, beside, report, speed
+    from .cases import cases, for_a_dry_run
+    from .state import State
+
+    assert isinstance(state, State)
+    dry, share, start = options.dry_run, options.seconds, state.start
+
+    def after_fault() -> None:
+        report.write(out, machine, state.summary(), state.speed)
+        attention.write(out, machine, state.attention)
+        state.after_fault(device, [])
 
     def keep(result: dict[str, object]) -> None:
-        found.append(result)
+        state.speed.append(result)
         print(result.get("error") or f"{result['case']}: x {result['ratio']:.2f}", flush=True)
-        if len(found) % 20 == 0:
-            report.write(out, machine, summary, found)
+        if len(state.speed) % 20 == 0:
+            report.write(out, machine, state.summary(), state.speed)
+        if "error" in result:
+            after_fault()
 
+    attention.measure(
+        attention.for_a_dry_run() if dry else attention.cases(),
+        device,  # type: ignore[arg-type]
+        start + 0.72 * share,
+        say,
+        state.attention,
+        after_fault,
+    )
+    attention.write(out, machine, state.attention)
+    beside.measure(
+        beside.for_a_dry_run() if dry else beside.cases(),
+        device,  # type: ignore[arg-type]
+        start + 0.78 * share,
+        keep,
+        {(each["case"], each["training"]) for each in state.speed},
+    )
     left = speed.measure(
         for_a_dry_run() if dry else cases(),
         device,  # type: ignore[arg-type]
         start + 0.96 * share,
         keep,
+        {(each["case"], each["training"]) for each in state.speed},
     )
-    report.write(out, machine, summary, found)
-    print((out / "README.md").read_text()[:4000])
-    print(f"{len(found)} figures, {left} cases left out for want of time; report in {out}")
-    faults += [f"{result['case']}: {result['error']}" for result in found if "error" in result]
-    for fault in faults:
-        print("FAULT:", fault)
-    return 1 if faults else 0
+    print(f"{left} cases left out for want of time", flush=True)
+
+
+def driver() -> str:
+    """The version of the GPU's driver."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        return done.stdout.split("\n")[0].strip() or "unknown"
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
 
 
 def sanitize(seconds: float) -> list[str]:

@@ -19,9 +19,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastrnn import functional
 
-from .clock import medians
+from .clock import clear, medians
 
 SECONDS = 0.12  # for one figure
+# Length, width and causality where FlexAttention is measured as well: it takes seconds to compile.
+FLEX = {(4096, 64, False), (4096, 128, True), (20, 8, False)}
 BACKENDS = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
 # Special functions a second: 16 a cycle and multiprocessor; the clock is an H200's at its highest.
 _SPECIAL = 16 * 1.98e9
@@ -71,6 +73,7 @@ def cases() -> list[Case]:
 def for_a_dry_run() -> list[Case]:
     return [
         Case("scaled_dot", "bfloat16", 1, 1, 20, 8, True),
+        Case("scaled_dot", "float32", 1, 1, 20, 8),
         Case("additive", "float32", 1, 1, 12, 4),
     ]
 
@@ -130,7 +133,28 @@ def build(case: Case, device: torch.device, training: bool) -> dict[str, Callabl
         except RuntimeError:  # not in this build, or not for this GPU
             continue
         found[name] = peer(backend)
+    # On a CPU it has no gradients.
+    if (case.length, case.width, case.causal) in FLEX and not (training and device.type == "cpu"):
+        try:
+            flex = _flex(case, device)
+            flex(q, k, v)
+            found["flex"] = call(lambda: flex(q, k, v))
+        except Exception as error:  # the other peers are worth measuring
+            print(f"FlexAttention: {type(error).__name__}: {str(error)[:200]}", flush=True)
     return found
+
+
+def _flex(case: Case, device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """FlexAttention, compiled as it is meant to be; a CPU takes it as it stands."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def before(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return q >= k
+
+    T = case.length
+    mask = create_block_mask(before, None, None, T, T, device.type) if case.causal else None
+    function = torch.compile(flex_attention) if device.type == "cuda" else flex_attention
+    return lambda q, k, v: function(q, k, v, block_mask=mask)
 
 
 def measure(
@@ -138,13 +162,18 @@ def measure(
     device: torch.device,
     deadline: float,
     say: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """A result for each case and way, until the time is up; one that fails tells so."""
-    results: list[dict[str, Any]] = []
+    results: list[dict[str, Any]],
+    after_fault: Callable[[], None],
+) -> None:
+    """Append a result for each case and way that ``results`` lacks, until the time is up; one that
+    fails tells so."""
+    done = {(each["case"], each["training"]) for each in results}
     for case in which:
         for training in (False, True):
+            if (str(case), training) in done:
+                continue
             if time.monotonic() > deadline:
-                return results
+                return
             result: dict[str, Any] = {"case": str(case), "training": training}
             try:
                 found = medians(build(case, device, training), device, SECONDS)
@@ -164,7 +193,9 @@ def measure(
                 result["error"] = f"{type(error).__name__}: {error}"
             say(f"{case}{' training' * training}: {result.get('error') or result['ratios']}")
             results.append(result)
-    return results
+            if "error" in result:
+                clear(device)
+                after_fault()
 
 
 def write(folder: Path, machine: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:

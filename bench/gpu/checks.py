@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,30 +145,36 @@ def error(actual: Tensor, expected: Tensor) -> tuple[float, float]:
     return float(wrong.norm() / expected.norm()), float(wrong.abs().max() / expected.abs().max())
 
 
+Found = dict[str, list[str]]
+"""Of each check that was run, by name, its faults."""
+
+
 def run_all(
-    which: Iterator[Any],
+    which: Iterable[Any],
     device: torch.device,
     deadline: float,
     say: Callable[[str], None],
+    found: Found,
+    after_fault: Callable[[], None],
     one: Callable[[Any, torch.device, int], list[str]] | None = None,
-) -> tuple[int, list[str]]:
-    """How many checks were run, each by ``one`` or `run`, and the faults."""
+) -> None:
+    """Run the checks that ``found`` lacks, each by ``one`` or `run`, until the time is up."""
     seed = int(time.time())
-    faults: list[str] = []
-    count = 0
     for check in which:
+        if str(check) in found:
+            continue
         if time.monotonic() > deadline:
             break
         try:
-            found = (one or run)(check, device, seed)
+            faults = (one or run)(check, device, seed)
         except Exception as problem:  # a check that cannot run is a fault, and others follow
-            found = [f"{type(problem).__name__}: {problem}"]
-        count += 1
-        say(f"{'fails' if found else 'ok':6}{check}")
-        for fault in found[:4]:
+            faults = [f"{type(problem).__name__}: {problem}"]
+        found[str(check)] = [f"{check}, seed {seed}: {fault}" for fault in faults]
+        say(f"{'fails' if faults else 'ok':6}{check}")
+        for fault in faults[:4]:
             say(f"      {fault}")
-        faults += [f"{check}, seed {seed}: {fault}" for fault in found]
-    return count, faults
+        if faults:
+            after_fault()
 
 
 def soak(device: torch.device, seconds: float) -> str | None:
@@ -178,7 +184,10 @@ def soak(device: torch.device, seconds: float) -> str | None:
     """
     cuda = device.type == "cuda"
     for hidden, batch, steps in ((512, 64, 2048), (1024, 256, 512)) if cuda else ((5, 2, 3),):
-        problem = _soak(device, hidden, batch, steps, seconds / 2)
+        try:
+            problem = _soak(device, hidden, batch, steps, seconds / 2)
+        except Exception as error:  # a wait that was given up, say; the report goes on
+            problem = f"{type(error).__name__}: {error}"
         if problem is not None:
             return f"H {hidden}: {problem}"
     return None

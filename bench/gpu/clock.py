@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -40,3 +41,24 @@ def _time(call: Callable[[], Any], device: torch.device) -> float:
     last.record()
     last.synchronize()
     return first.elapsed_time(last) / 1000
+
+
+def clear(device: torch.device) -> None:
+    """Give the device's memory back, after a case that failed."""
+    gc.collect()
+    if device.type == "cuda":
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError:  # the device is lost, which `lost` tells
+            pass
+
+
+def lost(device: torch.device) -> bool:
+    """Whether a kernel's fault has made the device useless to this process."""
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(device)
+        return torch.ones(1, device=device).item() != 1
+    except RuntimeError:
+        return True

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import torch
 
 from .cases import Case
-from .clock import medians
+from .clock import clear, medians
 from .layers import build
 from .limits import of_a_step
 
@@ -26,10 +26,14 @@ def measure(
     device: torch.device,
     deadline: float,
     keep: Callable[[dict[str, Any]], None],
+    done: Container[tuple[str, bool]] = (),
 ) -> int:
-    """Time the cases, hand each result to ``keep``; returns how many were left out."""
+    """Time the cases that are not done, hand each result to ``keep``; returns how many were left
+    out."""
     for index, case in enumerate(cases):
         for training in (False, True):
+            if (str(case), training) in done:
+                continue
             if time.monotonic() > deadline:
                 return len(cases) - index
             result: dict[str, Any] = {
@@ -47,5 +51,8 @@ def measure(
                 }
             except Exception as error:  # one case must not cost the others
                 result["error"] = f"{type(error).__name__}: {error}"
+            calls = {}
+            if "error" in result:  # memory that ran out is given back before the next
+                clear(device)
             keep(result)
     return 0

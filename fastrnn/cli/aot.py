@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ def main(argv: Sequence[str]) -> int:
         device = aot.TARGETS[target]
         print(f"\n{target}: {device.processors} multiprocessors, {device.shared >> 10} KB shared")
         print(f"{'shape':46}{'kernel':21}{'programs':>8}{'warps':>6}{'registers':>10}"
-              f"{'stack':>6}{'shared':>8}{'at once':>8}  matrix instructions")  # fmt: skip
+              f"{'stack':>6}{'spills':>7}{'shared':>8}{'at once':>8}"
+              "  matrix instructions")  # fmt: skip
         seen = set()
         for shape in shapes:
             if isinstance(shape, attention_aot.Shape):
@@ -46,13 +48,14 @@ def main(argv: Sequence[str]) -> int:
             else:
                 launches = aot.launches(shape, device)
             for launch in launches:
-                key = (launch.kernel, launch.signature, launch.constants, launch.options)
-                if key in seen:
-                    continue
-                seen.add(key)
                 report = aot.compiled(launch, device)
+                # A line for each kernel; what differs in the number of programs is checked as well.
+                same = dataclasses.replace(launch, grid=())
+                if same in seen and not report.faults:
+                    continue
+                seen.add(same)
                 print(f"{shape!s:46}{report.name:21}{report.programs:8}{report.warps:6}"
-                      f"{report.registers:10}{report.stack:6}{report.shared:8}"
+                      f"{report.registers:10}{report.stack:6}{report.spills:7}{report.shared:8}"
                       f"{report.occupancy:8}  {report.matrix}", flush=True)  # fmt: skip
                 for fault in report.faults:
                     print(f"  FAULT: {fault}", flush=True)

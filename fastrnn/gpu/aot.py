@@ -7,14 +7,12 @@ a user gets nothing that was not seen to fit.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +27,7 @@ from ..cells import CELLS
 from ..kernels.cells import NAMES
 from ..options import GIVEN, INITIAL, PLAIN, ZERO, Options
 from . import INTERPRETED, forms
+from .machine_code import Resources, resources
 from .plan import A100, B200, H200, Device
 
 TARGETS = {"sm_80": A100, "sm_90": H200, "sm_100": B200}
@@ -38,11 +37,7 @@ _TYPES = {
     torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64", torch.uint8: "*u8",
 }  # fmt: skip
 _MATRIX = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
-_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _REGISTERS, _THREADS = 65536, 2048  # of a multiprocessor, on every target
-# Bytes a thread that the assembler may park: it does so with up to four values that are not wanted
-# inside the loop, however many registers are free (seen at 80 of 255).
-_PARKED = 32
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,8 @@ class Report:
     programs: int
     warps: int
     registers: int
-    stack: int  # bytes a thread: spilt registers
+    stack: int  # bytes a thread: registers parked or spilt
+    spills: int  # instructions in loops that touch the stack
     shared: int  # bytes
     matrix: str  # instructions of the matrix units, and how many are in the code
     occupancy: int  # programs that a multiprocessor holds at once
@@ -205,52 +201,55 @@ def launches(shape: Shape, device: Device) -> list[Launch]:
     return list(dict.fromkeys(found))
 
 
-def compiled(launch: Launch, device: Device) -> Report:
-    """Compile a launch for a device, and hold it against the device's limits."""
+@dataclass(frozen=True)
+class _Binary:
+    found: Resources
+    shared: int
+    matrix: str
+
+
+@functools.cache
+def _binary(launch: Launch, device: Device) -> _Binary:
     kernel = launch.kernel
     index = {name: i for i, name in enumerate(kernel.arg_names)}
     constants = {(index[name],): value for name, value in launch.constants}
     aligned = {(index[name],): [["tt.divisibility", 16]] for name in launch.aligned}
     source = ASTSource(kernel, dict(launch.signature), constants, aligned)
-    options = dict(launch.options)
     major, minor = device.capability
     target = GPUTarget("cuda", 10 * major + minor, 32)
-    binary = triton.compile(source, target=target, options=options)
-    registers, stack = _resources(binary.asm["cubin"])
-    shared, warps = binary.metadata.shared, options["num_warps"]
-    threads = 32 * warps
-    # Registers are dealt out to warps in units of 256, shared memory with 1 KB for the system.
-    of_warp = -(-registers * 32 // 256) * 256
-    occupancy = min(_REGISTERS // (of_warp * warps), _THREADS // threads)
-    occupancy = min(occupancy, (device.shared + 1024) // (shared + 1024))
+    binary = triton.compile(source, target=target, options=dict(launch.options))
     found = _MATRIX.findall(binary.asm["ptx"])
     matrix = ", ".join(f"{found.count(name)} {name}" for name in dict.fromkeys(found))
-    programs = 1
-    for size in launch.grid:
-        programs *= size
+    return _Binary(resources(binary.asm["cubin"]), binary.metadata.shared, matrix)
+
+
+def compiled(launch: Launch, device: Device) -> Report:
+    """Compile a launch for a device, and hold it against the device's limits.
+
+    The machine code does not depend on how many programs there are, so it is made once.
+    """
+    options = dict(launch.options)
+    binary = _binary(replace(launch, grid=()), device)
+    registers, shared, warps = binary.found.registers, binary.shared, options["num_warps"]
+    # Registers are dealt out to warps in units of 256, shared memory with 1 KB for the system.
+    of_warp = -(-registers * 32 // 256) * 256
+    occupancy = min(_REGISTERS // (of_warp * warps), _THREADS // (32 * warps))
+    occupancy = min(occupancy, (device.shared + 1024) // (shared + 1024))
+    programs = math.prod(launch.grid)
     faults = []
-    if stack > _PARKED:
-        faults.append(f"spills {stack} bytes a thread")
+    if binary.found.spills:
+        faults.append(
+            f"spills {binary.found.stack} bytes a thread, which {binary.found.spills} "
+            "instructions in loops touch"
+        )
     if shared > device.shared:
         faults.append(f"wants {shared} bytes of shared memory, and there are {device.shared}")
     if options.get("launch_cooperative_grid") and programs > occupancy * device.processors:
         faults.append(f"{programs} programs do not run at once")
     return Report(
-        kernel.__name__, programs, warps, registers, stack, shared, matrix, occupancy, tuple(faults)
-    )
-
-
-def _resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and stack bytes of a thread."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [str(_TOOLS / "cuobjdump"), "-res-usage", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
-    if found is None:
-        raise RuntimeError(f"cuobjdump names no registers: {text}")
-    return int(found[1]), int(found[2])
+        launch.kernel.__name__, programs, warps, registers, binary.found.stack,
+        binary.found.spills, shared, binary.matrix, occupancy, tuple(faults),
+    )  # fmt: skip
 
 
 def representative() -> list[Shape]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from . import grid, rows, simple, stream
+from . import graphs, grid, rows, simple, stream
 from .call import Backward, Call, Forward
 from .plan import A100, B200, H200, Device, Plan, Problem, choose
 from .precision import float32_product
@@ -42,16 +42,27 @@ def _plan(call: Call, backward: bool) -> tuple[Plan, str]:
     return choose(problem, device, backward), precision
 
 
+# One launch for a whole sequence gains nothing from a graph.
+_LAUNCHES_STEPS = ("simple",)
+
 _FORMS = {"rows": rows, "grid": grid, "stream": stream, "simple": simple}
 
 
 def forward(call: Call, tensors: Forward) -> None:
     """Fill ``out``, ``finals``, ``others`` and ``saved``."""
     chosen, precision = _plan(call, backward=False)
-    _FORMS[chosen.form].forward(call, chosen, precision, tensors)
+    form = _FORMS[chosen.form]
+    if chosen.form in _LAUNCHES_STEPS:
+        graphs.run("forward", lambda c, t: form.forward(c, chosen, precision, t), call, tensors)
+    else:
+        form.forward(call, chosen, precision, tensors)
 
 
 def backward(call: Call, tensors: Backward) -> None:
     """Fill the gradients."""
     chosen, precision = _plan(call, backward=True)
-    _FORMS[chosen.form].backward(call, chosen, precision, tensors)
+    form = _FORMS[chosen.form]
+    if chosen.form in _LAUNCHES_STEPS:
+        graphs.run("backward", lambda c, t: form.backward(c, chosen, precision, t), call, tensors)
+    else:
+        form.backward(call, chosen, precision, tensors)

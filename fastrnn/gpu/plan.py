@@ -180,19 +180,21 @@ def _grid(p: Problem, device: Device, backward: bool) -> Plan | None:
             return Plan(
                 "grid", f"weights of {weights >> 10} KB a program in {programs} programs",
                 block_b=block_b, block_h=block_h, block_k=block_k, warps=8, held=held, split=split,
-                registers=_registers(p, backward, padded),
+                registers=_registers(p, backward, padded, block_b),
             )  # fmt: skip
     return None
 
 
-def _registers(p: Problem, backward: bool, padded: int) -> int | None:
-    """With which the assembler parks nothing in memory.
+def _registers(p: Problem, backward: bool, padded: int, block_b: int) -> int | None:
+    """With which the assembler parks nothing in memory, or nothing that a loop wants.
 
     Without a bound it aims at two programs a multiprocessor, where there is one, and parks what is
     not wanted within the loop. With one it fetches more at a time, and may overdo that.
     """
     if not backward:
         return 255
+    if p.G == 3 and padded > 512 and block_b > 16:
+        return None
     return None if padded > 768 and p.G > 1 else 240
 
 
@@ -240,10 +242,14 @@ def _stream(p: Problem, device: Device, backward: bool, why: str) -> Plan:
     block_h, block_b = min(sizes, key=lambda size: read(*size))
     tiles = p.N * -(-p.B // block_b) * -(-p.H // block_h)
     tall = block_h * rows_per_unit
+    # The addresses of tiles on their way take registers, which large ones of four gates lack.
+    few = p.G == 4 or (p.G == 1 and device.capability >= (10, 0))
+    stages = 2 if backward and few and block_b * block_h >= 2048 else 4
     return Plan(
         "stream", f"{why}: {tiles} tiles of {tall} x {block_b} read from the L2 cache each step",
         block_b=block_b, block_h=block_h, block_k=128 // _BYTES[p.dtype], block_p=64, warps=8,
-        stages=4, programs=min(tiles, device.processors),
+        stages=stages, programs=min(tiles, device.processors),
+        registers=255 if backward and p.G == 1 else None,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ def _options(call: Call, plan: Plan) -> dict[str, Any]:
         "BLOCK_P": plan.block_p,
         "num_warps": plan.warps,
         "num_stages": plan.stages,
+        "maxnreg": plan.registers,
         "enable_fp_fusion": True,
     }
 

@@ -3,7 +3,6 @@
 import triton
 import triton.language as tl
 
-from .. import functions
 from ..functions import bounded, log_sigmoid
 from ..gates import sigmoid, sigmoid_slope, tanh, tanh_slope, unless_clipped
 
@@ -18,7 +17,7 @@ def forward(x, a, h_prev, s, params, CLIPS: tl.constexpr, H: tl.constexpr):
     excess = tl.where(left > m, 0.0, left - m)
     i, f = tl.exp(into - m), tl.exp(excess)
     g, o = tanh(x[2] + a[2], CLIPS), sigmoid(x[3] + a[3], CLIPS)
-    slope = functions.sigmoid(-forget)
+    slope = sigmoid(-(x[1] + a[1]), CLIPS)  # marked where f's bound was reached
     if CLIPS[1] > 0:  # the sign says whether i's bound was reached, which i itself does not tell
         slope = tl.where((total >= CLIPS[1]) | (total <= -CLIPS[1]), -slope, slope)
     c, n = f * s[0] + i * g, f * s[1] + i
