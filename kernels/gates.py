@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from . import functions
-from .functions import bounded, number
+from .functions import bounded, number, reached
 
 
 @triton.jit
@@ -17,9 +17,9 @@ def _marked(y, x, BOUND: tl.constexpr):
     """``y`` with 1 for its last bit where x had reached the bound, else 0."""
     if BOUND > 0:
         BITS: tl.constexpr = tl.int64 if y.dtype == tl.float64 else tl.int32
-        reached = ((x >= BOUND) | (x <= -BOUND)).to(BITS)
         bits = y.to(BITS, bitcast=True)
-        y = (bits - (bits & 1) + reached).to(y.dtype, bitcast=True)
+        mark = reached(x, BOUND).to(BITS)
+        y = (bits - (bits & 1) + mark).to(y.dtype, bitcast=True)
     return y
 
 

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from ..functions import bounded, log_sigmoid
+from ..functions import bounded, log_sigmoid, reached
 from ..gates import sigmoid, sigmoid_slope, tanh, tanh_slope, unless_clipped
 
 
@@ -19,7 +19,7 @@ def forward(x, a, h_prev, s, params, CLIPS: tl.constexpr, H: tl.constexpr):
     g, o = tanh(x[2] + a[2], CLIPS), sigmoid(x[3] + a[3], CLIPS)
     slope = sigmoid(-(x[1] + a[1]), CLIPS)  # marked where f's bound was reached
     if CLIPS[1] > 0:  # the sign says whether i's bound was reached, which i itself does not tell
-        slope = tl.where((total >= CLIPS[1]) | (total <= -CLIPS[1]), -slope, slope)
+        slope = tl.where(reached(total, CLIPS[1]), -slope, slope)
     c, n = f * s[0] + i * g, f * s[1] + i
     return o * c / n, (c, n, m), (i, f, g, o, slope, c, n, m)
 
