@@ -46,6 +46,7 @@ from .modules import (
     RNNCell,
     SLSTMCell,
 )
+from .quantize import quantize_dynamic
 from .tbptt import tbptt
 
 __version__ = "0.1.0"
@@ -95,6 +96,7 @@ __all__ = [
     "convert",
     "functional",
     "init",
+    "quantize_dynamic",
     "tbptt",
     "to_torch",
     "use_backend",
