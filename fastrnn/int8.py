@@ -125,6 +125,33 @@ def _fake(
     return rows.new_empty(rows.shape[0], len(reverse) * k), finals
 
 
+def in_one_call(
+    spec: CellSpec,
+    input: Tensor,
+    hx: Any,
+    tensors: list[Tensor | None],
+    hidden_size: int,
+    proj_size: int,
+    num_layers: int,
+    reverse: tuple[bool, ...],
+) -> tuple[Tensor, ...] | None:
+    """Output ``[T, B, D*K]`` and final states of ``input [T, B, I]``, or None if it is not that simple.
+
+    For calls where nothing watches (`fastrnn.inference.unwatched`).
+    """
+    if hx is None:
+        hx = ()
+    elif len(spec.states) == 1:
+        hx = (hx,)
+    elif not isinstance(hx, (tuple, list)) or len(hx) != len(spec.states):
+        return None
+    found: tuple[Tensor, ...] | None = _C.int8_layers(
+        spec.name, torch.get_num_threads(), input, tuple(hx), tensors, hidden_size, proj_size,
+        num_layers, reverse, 0, 0, (),
+    )  # fmt: skip
+    return found
+
+
 library.define(
     "int8_layers(str cell, Tensor rows, Tensor[] hx, Tensor?[] tensors, int hidden_size,"
     " int proj_size, int num_layers, int[] reverse, SymInt steps, SymInt batch,"

@@ -234,6 +234,30 @@ def test_cells_step_as_layers_do(mode):
                  if mode == "LSTM" else layer(x)[1][0])  # fmt: skip
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_short_way_is_the_long_one(mode, steps, monkeypatch):
+    torch.manual_seed(7)
+    layer = fastrnn.quantize_dynamic(
+        build(mode, 5, 19, num_layers=2, bidirectional=True, batch_first=True)
+    )
+    x = torch.randn(3, steps, 5)
+    _, state = layer(x)
+    expected = layer(x, state)
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.delattr(int8, "layers")
+        assert equal(layer(x, state), expected)
+        if mode in ("LSTM", "GRU", "RNN"):
+            cell = fastrnn.quantize_dynamic(getattr(fastrnn, f"{mode}Cell")(5, 19))
+            found = cell(x[0]), cell(x[0], cell(x[0]))
+    with torch.no_grad(), pytest.raises(RuntimeError, match="Expected 5, got 6"):
+        layer(torch.randn(3, steps, 6))  # as many padded numbers as 5
+    if mode in ("LSTM", "GRU", "RNN"):
+        assert equal(found, (cell(x[0]), cell(x[0], cell(x[0]))))
+        with torch.no_grad(), pytest.raises(RuntimeError, match="Expected 5, got 6"):
+            cell(torch.randn(3, 6))
+
+
 @pytest.mark.parametrize("mode", ["RNN", "RNN-relu"])
 def test_products_keep_their_bound(mode):
     """The pre-activations' error, through a function of slope at most 1."""
@@ -400,6 +424,17 @@ def test_hooks_and_parametrized_weights():
     with torch.no_grad():
         torch.testing.assert_close(found(x)[0], layer(x)[0], atol=0.02, rtol=0)
     assert met == ["after", "after"]
+
+
+def test_in_a_module_of_two_directions():
+    module = fastrnn.Bidirectional(fastrnn.LSTM, 4, (5, 6), num_layers=2)
+    x, lengths = torch.randn(7, 3, 4), torch.tensor([7, 2, 0])
+    found = fastrnn.quantize_dynamic(module)
+    with torch.no_grad():
+        expected = module(x, lengths=lengths)
+        results = found(x, lengths=lengths)
+        torch.testing.assert_close(results[0], expected[0], atol=0.02, rtol=0)
+        assert equal(found(x, results[1], lengths=lengths), found(x, results[1], lengths=lengths))
 
 
 @pytest.mark.parametrize("form", ["LSTM", "GRUCell"])

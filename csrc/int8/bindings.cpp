@@ -71,9 +71,9 @@ Entry entry_of(int cell) {
                               : &enter_by<&Int8Table::rnn_relu>;
 }
 
-// A stack of layers over rows [S, I], of batch sequences a step or batch_sizes of them, and states
-// [layers*N, B, X], or none for zeros. Tensors of a recurrence: packed and scales of ih and hh, both biases or None,
-// packed and scales of hr with a projection. Returns (output [S, N*K], *final states), or None
+// A stack of layers over input [T, B, I], or over rows [S, I], of batch sequences a step or batch_sizes
+// of them, and states [layers*N, B, X], or none for zeros. Tensors of a recurrence: packed and scales of ih and hh, both biases or None,
+// packed and scales of hr with a projection. Returns (output as input, N*K wide, *final states), or None
 // where a tensor is not float32 or bytes, contiguous, plain and of the right size.
 py::object int8_layers(const std::string& cell, int threads, py::handle input, const py::tuple& hx,
                        const py::list& tensors, int64_t hidden, int64_t proj, int64_t num_layers,
@@ -82,23 +82,25 @@ py::object int8_layers(const std::string& cell, int threads, py::handle input, c
   const int id = cell_id(cell);
   const Int8Kernel* const kernel = kernel_of(id);
   const Kernel& described = table().kernels[id][kFloat32];
+  Plain x;
+  if (!x.read(input.ptr()) || !x.contiguous() || x.rank < 2 || x.rank > 3 || x.dtype != kFloat32)
+    return py::none();
+  if (x.rank == 3) steps = x.shape[0], batch = x.shape[1];
+  const int64_t total = x.rank == 3 ? steps * batch : x.shape[0];
   if (batch_sizes.empty()) batch_sizes.assign(size_t(steps), batch);
   if (kernel == nullptr || steps < 1 || int64_t(batch_sizes.size()) != steps ||
       batch_sizes[0] > batch)
     return py::none();
-  Plain x;
-  if (!x.read(input.ptr()) || !x.contiguous() || x.rank != 2 || x.dtype != kFloat32)
-    return py::none();
   Int8Args a;
   a.T = steps, a.B = batch, a.N = int64_t(reverse.size());
   a.H = hidden, a.K = proj ? proj : hidden, a.projected = proj > 0;
-  a.I = x.shape[1];
+  a.I = x.shape[x.rank - 1];
   std::vector<int64_t> starts{0};
   for (size_t t = 0; t < batch_sizes.size(); ++t) {
     if (batch_sizes[t] < 0 || (t && batch_sizes[t] > batch_sizes[t - 1])) return py::none();
     starts.push_back(starts.back() + batch_sizes[t]);
   }
-  if (starts.back() != x.shape[0]) return py::none();
+  if (starts.back() != total) return py::none();
   std::vector<uint8_t> backwards(reverse.begin(), reverse.end());
   a.starts = starts.data(), a.active = batch_sizes.data(), a.reverse = backwards.data();
 
@@ -143,7 +145,8 @@ py::object int8_layers(const std::string& cell, int threads, py::handle input, c
   a.x = reinterpret_cast<const float*>(x.data);
   for (int64_t l = 0; l < num_layers; ++l) {
     before = std::move(out);  // alive while it is read
-    out = new_empty(input.ptr(), {starts.back(), a.N * a.K});
+    out = x.rank == 3 ? new_empty(input.ptr(), {steps, batch, a.N * a.K})
+                      : new_empty(input.ptr(), {total, a.N * a.K});
     if (!fresh.read(out.ptr())) return py::none();
     a.weights = weights.data() + l * a.N;
     a.out = {fresh.data, a.N * a.K, a.K};

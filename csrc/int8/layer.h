@@ -94,29 +94,31 @@ struct Int8Layer {
   int64_t last_row(int64_t p) const { return min_of(slice.b1, steps.active(p)); }
 
   void run() const {
-    // The threads of a row share its states: the first of them lays them out.
-    if (slice.u0 == 0) {
-      for (int64_t b = slice.b0; b < slice.b1; ++b) {
-        for (const auto& h : s.h) copy_row(h.row(b), at<float>(a.states[0], b, n), a.K);
-        for (int x = 0; x < X; ++x)
-          copy_row(s.extra[x].row(b), at<float>(a.states[1 + x], b, n), a.H);
-      }
+    // Each thread lays out its own units, and the first step reads the others' where they came from:
+    // threads meet between steps only, and in a single one not at all.
+    const int64_t first = slice.u0 * kUnitsOfBlock;
+    const auto width = [&](int64_t of) { return min_of(of, slice.u1 * kUnitsOfBlock) - first; };
+    const int64_t units_h = a.projected ? a.K : width(a.H), units = width(a.H);
+    for (int64_t b = slice.b0; b < slice.b1; ++b) {
+      for (const auto& h : s.h)
+        copy_row(h.row(b) + first, at<float>(a.states[0], b, n) + first, units_h);
+      for (int x = 0; x < X; ++x)
+        copy_row(s.extra[x].row(b) + first, at<float>(a.states[1 + x], b, n) + first, units);
     }
-    join();
     int64_t row = 0;  // in the chunk, of the step's first
     for (int64_t p = 0; p < a.T; ++p) {
+      if (p > 0) join();
       if (p % o.steps == 0) multiply_chunk(p), row = 0;
       step(p, row);
       row += max_of(0, last_row(p) - slice.b0);
-      join();
     }
-    if (slice.u0 != 0) return;
     for (int64_t b = slice.b0; b < slice.b1; ++b) {
       // Reversed, all sequences end with the last step met; forwards, each at its own length.
       int64_t end = a.T;
       while (end > 0 && steps.active(end - 1) <= b) --end;
-      write_row(at<float>(a.finals[0], b, n), s.h[end & 1].row(b), a.K);
-      for (int x = 0; x < X; ++x) write_row(at<float>(a.finals[1 + x], b, n), s.extra[x].row(b), a.H);
+      write_row(at<float>(a.finals[0], b, n) + first, s.h[end & 1].row(b) + first, units_h);
+      for (int x = 0; x < X; ++x)
+        write_row(at<float>(a.finals[1 + x], b, n) + first, s.extra[x].row(b) + first, units);
     }
   }
 
@@ -140,7 +142,9 @@ struct Int8Layer {
   void step(int64_t p, int64_t row) const {
     const int64_t rows = last_row(p) - slice.b0, start = a.starts[steps.time(p)];
     const Buffer<float>&h_prev = s.h[p & 1], &h_next = s.h[(p + 1) & 1];
-    for (int64_t r = 0; r < rows; ++r) quantise(h_prev.row(slice.b0 + r), a.K, o.h, r);
+    for (int64_t r = 0; r < rows; ++r)
+      quantise(p == 0 ? at<float>(a.states[0], slice.b0 + r, n) : h_prev.row(slice.b0 + r), a.K, o.h,
+               r);
     const Int8Product<G> product{w.hh, a.H, a.K, (p & 1) != 0};
     product.run(o.h, 0, rows, slice.u0, slice.u1, [&](int64_t r, int64_t unit, int lanes, V* sums) {
       const int64_t b = slice.b0 + r;

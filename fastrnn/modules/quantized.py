@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import int8
+from .. import inference, int8
 from ..cells import CELLS, CellSpec
 from .states import State, as_input, as_states, map_state
 
@@ -205,6 +205,10 @@ class _QuantizedLayer(_Quantized):
             RuntimeError: sizes, no time steps, a tensor that requires grad with gradients on.
             TypeError: what is no tensor.
         """
+        if lengths is None and inference.unwatched():
+            found = self._forward_unwatched(input, hx)
+            if found is not None:
+                return found
         state = None if hx is None else self._as_state(hx)
         if isinstance(input, PackedSequence):
             if lengths is not None:
@@ -224,6 +228,23 @@ class _QuantizedLayer(_Quantized):
             input = input.transpose(0, 1)
         output, finals = self._forward_dense(input, state, lengths)
         return output.transpose(0, 1) if self.batch_first else output, finals
+
+    def _forward_unwatched(self, input: Any, hx: Any) -> tuple[Tensor, State] | None:
+        """The short way for what is simple, else None."""
+        if type(input) is not Tensor or input.dim() != 3 or input.size(2) != self.input_size:
+            return None
+        if self.batch_first:
+            input = input.transpose(0, 1).contiguous()
+        found = int8.in_one_call(
+            self._spec(), input, hx, self._tensors(), self.hidden_size, self.proj_size,
+            self.num_layers, self._directions,
+        )  # fmt: skip
+        if found is None:
+            return None
+        output, *finals = found
+        return output.transpose(0, 1) if self.batch_first else output, (
+            finals[0] if len(finals) == 1 else tuple(finals)
+        )
 
     def _forward_dense(
         self, input: Tensor, state: State | None, lengths: Tensor | None
@@ -347,6 +368,10 @@ class _QuantizedCell(_Quantized):
             RuntimeError: sizes, a tensor that requires grad with gradients on.
             TypeError: what is no tensor.
         """
+        if inference.unwatched():
+            found = self._forward_unwatched(input, hx)
+            if found is not None:
+                return found
         state = None if hx is None else self._as_state(hx)
         rank = as_input(self._title, input).dim()
         if rank not in (1, 2):
@@ -363,6 +388,23 @@ class _QuantizedCell(_Quantized):
         else:
             _, finals = self._run(rows.contiguous(), states, 1, rows.shape[0], None)
         return map_state(lambda s: s[0] if rank == 2 else s[0, 0], finals)
+
+    def _forward_unwatched(self, input: Any, hx: Any) -> State | None:
+        """The short way for what is simple, else None."""
+        if type(input) is not Tensor or input.dim() != 2 or input.size(1) != self.input_size:
+            return None
+        if isinstance(hx, Tensor):
+            hx = hx.unsqueeze(0)
+        elif isinstance(hx, (tuple, list)):
+            hx = [s.unsqueeze(0) if isinstance(s, Tensor) else s for s in hx]
+        elif hx is not None:
+            return None
+        found = int8.in_one_call(
+            self._spec(), input.unsqueeze(0), hx, self._tensors(), self.hidden_size, 0, 1, (False,)
+        )
+        if found is None:
+            return None
+        return (found[1][0], found[2][0]) if len(found) > 2 else found[1][0]
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
