@@ -1,4 +1,4 @@
-"""`recompute=True`: time of a training call over the plain layer's, and what is kept for the backward.
+"""`recompute=True`: time of a training call, and bytes kept for the backward, over the plain layer's.
 
     python -m bench.recompute [--threads 2] [--seconds 2] [--shapes 32x256]
 
@@ -41,8 +41,11 @@ def kept(run: Callable[[], Any]) -> int:
     return sum(found.values())
 
 
-def measure(cell: str, batch: int, hidden: int, seconds: float) -> dict[str, tuple[float, float]]:
-    """Of each kind, time and bytes over the plain layer's, weights and input not counted."""
+def measure(cell: str, batch: int, hidden: int, seconds: float) -> dict[str, tuple[float, float | None]]:
+    """Of each kind, time and bytes over the plain layer's, weights and input not counted.
+
+    What checkpointing keeps autograd does not see: no bytes of it.
+    """
     x = torch.randn(100, batch, hidden, requires_grad=True)
     grad = torch.randn(100, batch, hidden)
     calls, sizes = {}, {}
@@ -58,7 +61,11 @@ def measure(cell: str, batch: int, hidden: int, seconds: float) -> dict[str, tup
     rounds = interleave(calls, seconds, dict.fromkeys(calls, "openmp")).rounds
     times = {kind: statistics.median(each) for kind, each in rounds.items()}
     return {
-        kind: (times[kind] / times["plain"], sizes[kind] / sizes["plain"]) for kind in KINDS
+        kind: (
+            times[kind] / times["plain"],
+            None if "checkpoint_every" in options else sizes[kind] / sizes["plain"],
+        )
+        for kind, options in KINDS.items()
     }
 
 
@@ -73,7 +80,10 @@ def main() -> None:
     for cell in options.cells:
         for shape in options.shapes:
             row = measure(cell, *map(int, shape.split("x")), options.seconds)
-            text = ", ".join(f"{kind} {t:.2f} ({b:.2f})" for kind, (t, b) in row.items())
+            text = ", ".join(
+                f"{kind} {t:.2f}" + ("" if b is None else f" ({b:.2f})")
+                for kind, (t, b) in row.items()
+            )
             print(f"{cell} {shape}: time (bytes kept) {text}", flush=True)
 
 
