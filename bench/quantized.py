@@ -81,7 +81,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.quantized", description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--cells", nargs="*", default=["lstm", "gru"], choices=["lstm", "gru", "rnn"])
+    parser.add_argument(
+        "--cells", nargs="*", default=["lstm", "gru"], choices=["lstm", "gru", "rnn"]
+    )
     parser.add_argument("--steps", nargs="*", type=int, default=[100, 1])
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES))
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""`recompute=True`: time of a training call, and bytes kept for the backward, over the plain layer's.
+"""`recompute=True`: time of a training call, and bytes kept, over the plain layer's.
 
     python -m bench.recompute [--threads 2] [--seconds 2] [--shapes 32x256]
 
@@ -41,7 +41,9 @@ def kept(run: Callable[[], Any]) -> int:
     return sum(found.values())
 
 
-def measure(cell: str, batch: int, hidden: int, seconds: float) -> dict[str, tuple[float, float | None]]:
+def measure(
+    cell: str, batch: int, hidden: int, seconds: float
+) -> dict[str, tuple[float, float | None]]:
     """Of each kind, time and bytes over the plain layer's, weights and input not counted.
 
     What checkpointing keeps autograd does not see: no bytes of it.

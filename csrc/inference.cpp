@@ -104,7 +104,9 @@ int64_t run_side_by_side(const Kernel& kernel, const Packing& packing, int64_t s
   LayerArgs args;
   ScanArgs& a = args.scan;
   a.T = z.T, a.B = z.B, a.N = z.N, a.H = z.H, a.K = z.K, a.projected = z.projected;
-  if (!pipeline_pays(a, kernel, int(left), threads)) return 0;
+  // Between chunks states pass through memory as they are stored: not where a scan keeps them wider.
+  const bool narrow = packing.linear == nullptr;
+  if (narrow || !pipeline_pays(a, kernel, int(left), threads)) return 0;
   const Aligned zeros(size_t(std::max(z.H, z.K) * size));
   std::memset(zeros.data, 0, size_t(std::max(z.H, z.K) * size));
   std::vector<int64_t> starts(size_t(z.T + 1)), active(size_t(z.T), z.B);

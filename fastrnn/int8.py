@@ -44,7 +44,7 @@ def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def product_bound(rows: Tensor, weight: Tensor) -> Tensor:
-    """How far the product of quantised ``rows [S, K]`` and ``weight [M, K]`` may be off, ``[S, M]``."""
+    """How far off the product of ``rows [S, K]`` and ``weight [M, K]`` may be, ``[S, M]``."""
     x, w = rows.double().abs(), weight.double().abs()
     scale_x, scale_w = x.amax(1, keepdim=True) / 127, w.amax(1) / 127
     return (
@@ -135,7 +135,7 @@ def in_one_call(
     num_layers: int,
     reverse: tuple[bool, ...],
 ) -> tuple[Tensor, ...] | None:
-    """Output ``[T, B, D*K]`` and final states of ``input [T, B, I]``, or None if it is not that simple.
+    """Output ``[T, B, D*K]`` and final states of ``input [T, B, I]``, or None if not that simple.
 
     For calls where nothing watches (`fastrnn.inference.unwatched`).
     """

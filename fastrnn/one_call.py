@@ -162,7 +162,9 @@ def _saved_again(
     def before(initial: Tensor, after: Tensor) -> Tensor:
         """States before every step, ``[N, S, X]``, of ``[N, B, X]`` and those after it."""
         by_direction = [
-            torch.cat([after[batch:, n], initial[n]] if backwards else [initial[n], after[:-batch, n]])
+            torch.cat(
+                [after[batch:, n], initial[n]] if backwards else [initial[n], after[:-batch, n]]
+            )
             for n, backwards in enumerate(layer.reverse)
         ]
         return by_direction[0].unsqueeze(0) if len(by_direction) == 1 else torch.stack(by_direction)

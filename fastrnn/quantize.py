@@ -52,11 +52,11 @@ def quantize_dynamic(
     integers' products are summed exactly, so all instruction sets agree on the sum; biases, gates
     and states are float32. Results do not depend on the number of threads or on neighbours in
     the batch. A product of K numbers is off by at most
-    :math:`s_x/2\,\sum|w| + s_w/2\,\sum|x| + K/4\,s_w s_x` (`fastrnn.int8.product_bound`), typically by
-    some :math:`\sqrt K` such halves in place of K. Measured, layers as torch draws them, normal inputs,
-    100 steps, H 64 to 1024: outputs are off by 0.7 to 1 % of their root mean square; those of
-    `torch.ao.quantization.quantize_dynamic`, with one scale a matrix and seven bits for what enters,
-    by 2 %. A sequence with a number that is not finite gives NaN from that step on.
+    :math:`s_x/2\,\sum|w| + s_w/2\,\sum|x| + K/4\,s_w s_x` (`fastrnn.int8.product_bound`),
+    typically by some :math:`\sqrt K` such halves in place of K. Measured, weights as torch draws
+    them, normal inputs, 100 steps, H 64 to 1024: outputs are off by 0.7 to 1 % of their root
+    mean square; those of `torch.ao.quantization.quantize_dynamic`, with one scale a matrix and
+    seven bits for what enters, by 2 %. A sequence with a number that is not finite gives NaN from that step on.
 
     Args:
         module: a model, or such a layer itself.
@@ -66,8 +66,8 @@ def quantize_dynamic(
         filter_fn: ``filter_fn(layer, qualified_name) -> bool`` says which layers; None: all.
 
     Returns:
-        the model. Recurrent layers that are left as they are, other cells for example, are listed in
-        a warning, with the reasons; all other modules are left alone in silence.
+        the model. Recurrent layers that are left as they are, other cells for example, are listed
+        in a warning, with the reasons; all other modules are left alone in silence.
 
     Raises:
         ValueError: another ``dtype``; a weight with a number that is not finite.
@@ -142,7 +142,9 @@ def _weights(layer: nn.Module) -> list[tuple[str, torch.Tensor]]:
 def _quantized(layer: nn.Module, name: str) -> nn.Module:
     for weight_name, weight in _weights(layer):
         if not weight.isfinite().all():
-            raise ValueError(f"{f'{name}.{weight_name}'.lstrip('.')} has numbers that are not finite")
+            raise ValueError(
+                f"{f'{name}.{weight_name}'.lstrip('.')} has numbers that are not finite"
+            )
     new: nn.Module = _CLASSES[parametrize.type_before_parametrizations(layer)].from_float(layer)
     for hooks in vars(layer):
         if hooks.startswith(("_forward_hooks", "_forward_pre_hooks")):

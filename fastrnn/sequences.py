@@ -42,9 +42,9 @@ class Settings:
         reverse: runs the one direction from the last step to the first.
         checkpoint_every: so many steps at a time are saved for the backward, all others computed
             once more; near the square root of the number of steps memory is least.
-        recompute: the backward makes the gates of all steps again, from the states after every step,
-            in one more product; they are kept for one layer at a time. The C++ kernels do so for
-            LSTM, GRU and RNN with nothing else asked for; all else runs its scan once more.
+        recompute: the backward makes the gates of all steps again, from the states after every
+            step, in one more product; they are kept for one layer at a time. The C++ kernels do so
+            for LSTM, GRU and RNN with nothing else asked for; all else runs its scan once more.
     """
 
     zoneout: float | Sequence[float] = 0.0

@@ -29,7 +29,7 @@ def test_the_same_bits(name, num_layers):
         (torch.float32, 100, 3),
         (torch.float32, 61, 1),
         (torch.float64, 205, 4),
-        (torch.bfloat16, 100, 2),
+        (torch.bfloat16, 100, 2),  # one after the other: its states are float32 in the loop
     ):
         layer = LAYERS[name](num_layers=num_layers, dtype=dtype)
         x = torch.randn(steps, batch, 5, dtype=dtype)

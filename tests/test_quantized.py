@@ -1,4 +1,4 @@
-"""Layers with int8 weights: against the readable reference, bounds of their error, and as modules."""
+"""Layers with int8 weights: against their reference, within their bounds, and as modules."""
 
 import copy
 import io
@@ -103,8 +103,8 @@ def test_a_step_is_the_references(mode, name):
                 output, found = layer(x, hx)
             assert torch.equal(output, as_tuple(found)[0])
             for one, wanted in zip(as_tuple(found), expected, strict=True):
-                # Sums of 8 numbers of a size below 8 before gates whose slope is at most 1; of relu,
-                # and of states, the size itself.
+                # A product of exact integers and two scales, and sums of four such before gates
+                # of slope 1 at most: some ulps of numbers below 8, of relu and states their own.
                 size = max(1.0, wanted.abs().max())
                 allowed = 4 * FLOOR[torch.float32] * size
                 if layer.proj_size:
@@ -214,7 +214,9 @@ def test_stacks_directions_and_forms(mode):
     assert equal(as_tuple(finals), [torch.cat(kind) for kind in zip(*ends, strict=True)])
     alone, finals_alone = layer(x[1], None)
     assert torch.equal(alone, output[1])
-    assert equal(finals_alone, [s[:, 1] for s in as_tuple(finals)] if "LSTM" in mode else finals[:, 1])
+    assert equal(
+        finals_alone, [s[:, 1] for s in as_tuple(finals)] if "LSTM" in mode else finals[:, 1]
+    )
 
 
 @pytest.mark.parametrize("mode", ["LSTM", "GRU", "RNN"])
@@ -489,7 +491,7 @@ def test_weights_that_are_not_finite():
     model = nn.Sequential(nn.GRU(3, 4))
     with torch.no_grad():
         model[0].weight_hh_l0[2, 1] = torch.inf
-    with pytest.raises(ValueError, match="0.weight_hh_l0 has numbers that are not finite"):
+    with pytest.raises(ValueError, match=r"0\.weight_hh_l0 has numbers that are not finite"):
         fastrnn.quantize_dynamic(model)
 
 

@@ -196,7 +196,7 @@ class _QuantizedLayer(_Quantized):
         """Output and final state, as the layer that this was made of returns them.
 
         Args:
-            input: ``[T, B, I]``, with ``batch_first`` ``[B, T, I]``, ``[T, I]``, or packed; float32.
+            input: ``[T, B, I]``, with ``batch_first`` ``[B, T, I]``, ``[T, I]``, packed; float32.
             hx: the initial state; None: zeros.
             lengths: ``[B]``, between 0 and T, in any order: see `fastrnn.sequences.Call`.
 
@@ -261,14 +261,15 @@ class _QuantizedLayer(_Quantized):
     def _forward_packed(
         self, packed: PackedSequence, state: State | None
     ) -> tuple[PackedSequence, State]:
-        if state is not None and packed.sorted_indices is not None:
-            state = map_state(lambda s: s.index_select(1, packed.sorted_indices), state)
+        order, back = packed.sorted_indices, packed.unsorted_indices
+        if state is not None and order is not None:
+            state = map_state(lambda s: s.index_select(1, order), state)
         sizes = packed.batch_sizes
         output, finals = self._forward_rows(
             packed.data, state, sizes.shape[0], int(sizes[0]), sizes
         )
-        if packed.unsorted_indices is not None:
-            finals = map_state(lambda s: s.index_select(1, packed.unsorted_indices), finals)
+        if back is not None:
+            finals = map_state(lambda s: s.index_select(1, back), finals)
         return PackedSequence(output, *packed[1:]), finals
 
     def _forward_lengths(
@@ -410,9 +411,7 @@ class _QuantizedCell(_Quantized):
         text = f"{self.input_size}, {self.hidden_size}"
         if self.cell.startswith("rnn"):
             text += f", nonlinearity={self.cell.removeprefix('rnn_')!r}"
-        return (
-            text + ", bias=False" * (self._buffers["bias_ih"] is None) + ", dtype=torch.qint8"
-        )
+        return text + ", bias=False" * (self._buffers["bias_ih"] is None) + ", dtype=torch.qint8"
 
 
 class QuantizedRNNCell(_QuantizedCell):
