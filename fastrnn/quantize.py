@@ -50,13 +50,13 @@ def quantize_dynamic(
     input :math:`x_t`, a state :math:`h_{t-1}`, what enters a projection), becomes integers within
     127 and one scale, :math:`\max|row| / 127`; that of a state is found anew at every step. The
     integers' products are summed exactly, so all instruction sets agree on the sum; biases, gates
-    and states are float32. Results do not depend on the number of threads or on neighbours in
-    the batch. A product of K numbers is off by at most
-    :math:`s_x/2\,\sum|w| + s_w/2\,\sum|x| + K/4\,s_w s_x` (`fastrnn.int8.product_bound`),
-    typically by some :math:`\sqrt K` such halves in place of K. Measured, weights as torch draws
-    them, normal inputs, 100 steps, H 64 to 1024: outputs are off by 0.7 to 1 % of their root
-    mean square; those of `torch.ao.quantization.quantize_dynamic`, with one scale a matrix and
-    seven bits for what enters, by 2 %. A sequence with a number that is not finite gives NaN from that step on.
+    and states are float32. Results do not depend on the number of threads or on neighbours in the
+    batch. A product of K numbers is off by at most :math:`s_x/2\,\sum|w| + s_w/2\,\sum|x| +
+    K/4\,s_w s_x` (`fastrnn.int8.product_bound`), typically by some :math:`\sqrt K` such halves in
+    place of K. Measured, weights as torch draws them, normal inputs, 100 steps, H 64 to 1024:
+    outputs are off by 0.7 to 1 % of their root mean square; those of
+    `torch.ao.quantization.quantize_dynamic`, with one scale a matrix and seven bits for what
+    enters, by 2 %. A sequence with a number that is not finite gives NaN from that step on.
 
     Args:
         module: a model, or such a layer itself.
