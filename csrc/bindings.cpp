@@ -18,6 +18,7 @@
 #include "dispatch.h"
 #include "huge_pages.h"
 #include "inference.h"
+#include "int8/bindings.h"
 #include "parallel.h"
 #include "types.h"
 
@@ -410,6 +411,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("outer_of_states", &outer_of_states);
   bind_attention(m);
   bind_inference(m);
+  bind_int8(m);
   m.def("ask_for_huge_pages", &ask_for_huge_pages, "For memory of many megabytes, not yet touched.");
   m.def("cells", &cells, "Names of the cells that have kernels.");
   m.def("cell_layout", &cell_layout, "What a kernel assumes of its cell, as its CellSpec tells it.");

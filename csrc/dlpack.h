@@ -11,7 +11,7 @@ namespace dlpack {
 
 constexpr uint32_t kMajor = 1;
 constexpr int32_t kCpu = 1;
-constexpr uint8_t kFloat = 2, kBfloat = 4;
+constexpr uint8_t kUInt = 1, kFloat = 2, kBfloat = 4;
 
 struct Tensor {
   void* data;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -14,6 +15,7 @@
 #include "dispatch.h"
 #include "huge_pages.h"
 #include "parallel.h"
+#include "pipeline.h"
 #include "tensors.h"
 #include "types.h"
 
@@ -93,6 +95,42 @@ void run_one(const Kernel& kernel, const Packing& packing, int64_t size, int thr
   run_layer(args, kernel, packing.width, threads);
 }
 
+// Layers [l, ...) of one direction side by side, where that pays; returns how many were run: all that
+// `threads` can take, or none. `outs` are theirs, initial and final states those of the first.
+int64_t run_side_by_side(const Kernel& kernel, const Packing& packing, int64_t size, int threads,
+                         const Sizes& z, int64_t left, const char* x, const LayerWeights* weights,
+                         char* const* initial, const std::function<char*()>& next_out,
+                         char* const* finals) {
+  LayerArgs args;
+  ScanArgs& a = args.scan;
+  a.T = z.T, a.B = z.B, a.N = z.N, a.H = z.H, a.K = z.K, a.projected = z.projected;
+  // Between chunks states pass through memory as they are stored: not where a scan keeps them wider.
+  const bool narrow = packing.linear == nullptr;
+  if (narrow || !pipeline_pays(a, kernel, int(left), threads)) return 0;
+  const Aligned zeros(size_t(std::max(z.H, z.K) * size));
+  std::memset(zeros.data, 0, size_t(std::max(z.H, z.K) * size));
+  std::vector<int64_t> starts(size_t(z.T + 1)), active(size_t(z.T), z.B);
+  for (int64_t t = 0; t <= z.T; ++t) starts[size_t(t)] = t * z.B;
+  const uint8_t forwards = 0;
+  a.starts = starts.data(), a.active = active.data(), a.reverse = &forwards;
+  args.I = z.I, args.x = x;
+  std::vector<LayerArgs> stack;
+  for (int64_t l = 0; l < threads; ++l) {
+    args.weights = weights + l;
+    a.out = {next_out(), z.K, z.K};
+    for (int i = 0; i < kernel.states; ++i) {
+      const int64_t w = i == 0 ? z.K : z.H, bytes = l * z.B * w * size;
+      a.finals[i] = {finals[i] + bytes, w, z.B * w};
+      a.states[i] = initial[i] ? States{initial[i] + bytes, w, z.B * w} : States{zeros.data, 0, 0};
+    }
+    stack.push_back(args);
+    args.x = static_cast<const char*>(a.out.data), args.I = z.K;
+  }
+  const py::gil_scoped_release release;
+  run_pipeline(stack, kernel, packing.width, size);
+  return threads;
+}
+
 // The weights of one recurrence, taken from the front of `left`; false if one is not simple.
 bool read_weights(PyObject** left, int dtype, int64_t width, int64_t features, int64_t K,
                   int64_t H, bool bias, bool projected, LayerWeights& into) {
@@ -167,7 +205,29 @@ py::object layers(const std::string& cell, int threads, py::handle input, const 
   }
   const char* from = x.data;
   py::object out, before;
+  std::vector<py::object> between;
   for (int64_t l = 0; l < num_layers; ++l) {
+    char* last = nullptr;
+    const int64_t done =
+        step ? 0
+             : run_side_by_side(
+                   kernel, packing, size, threads, z, num_layers - l, from, found.data() + l,
+                   initial, [&] {
+                     between.push_back(std::move(out));
+                     out = new_empty(input.ptr(), {z.T, z.B, z.K});
+                     if (!fresh.read(out.ptr())) throw std::runtime_error("no plain tensor to be had");
+                     return last = fresh.data;
+                   },
+                   finals);
+    if (done) {
+      for (int i = 0; i < kernel.states; ++i) {
+        const int64_t bytes = done * z.B * (i == 0 ? z.K : z.H) * size;
+        finals[i] += bytes;
+        if (initial[i]) initial[i] += bytes;
+      }
+      from = last, z.I = z.K, l += done - 1;
+      continue;
+    }
     char* to = finals[0];
     if (!step) {
       before = std::move(out);  // alive while it is read
@@ -220,9 +280,17 @@ void layer(const std::string& cell, int dtype, int threads,
           {save, pointer(saved[0]), pointer(saved[1])});
 }
 
+// Whether a stack of one direction without projections runs its layers side by side.
+bool side_by_side(const std::string& cell, int64_t T, int64_t B, int64_t H, int layers, int threads) {
+  ScanArgs a;
+  a.T = T, a.B = B, a.N = 1, a.H = H, a.K = H;
+  return pipeline_pays(a, table().kernels[cell_id(cell)][0], layers, threads);
+}
+
 }  // namespace
 
 void bind_inference(py::module_& m) {
+  m.def("side_by_side", &side_by_side, "Whether a stack's layers run side by side.");
   m.def("layer", &layer, "A layer, and what its backward needs.");
   m.def("layers", &layers, "A stack of layers, or a cell's step; None if it is not that simple.");
 }

@@ -37,6 +37,7 @@ struct Torch {
   PyObject* const data_ptr = name("data_ptr");
   PyObject* const new_empty = name("new_empty");
   PyObject* const strided = object("torch", "strided");
+  PyObject* const uint8 = object("torch", "uint8");
   PyObject* const tensor = object("torch", "Tensor");
   PyObject* const parameter = object("torch.nn", "Parameter");
   PyObject* const is_legacy_batched = object("torch._C._functorch", "is_legacy_batchedtensor");
@@ -53,7 +54,7 @@ const Torch& torch() {
 bool says(PyObject* answer, PyObject* expected) { return owned(answer).ptr() == expected; }
 
 // By the exchange table: what has no memory of its own is refused by it.
-bool view(PyObject* object, Plain& found) {
+bool view(PyObject* object, bool bytes, Plain& found) {
   dlpack::Tensor t;
   if (torch().api->view(object, &t) != 0) {
     PyErr_Clear();
@@ -67,7 +68,7 @@ bool view(PyObject* object, Plain& found) {
                 : t.bits == 64                             ? int(DType::kFloat64)
                 : t.bits == 16                             ? int(DType::kFloat16)
                                                            : -1;
-  if (found.dtype < 0) return false;
+  if (bytes ? t.code != dlpack::kUInt || t.bits != 8 : found.dtype < 0) return false;
   found.rank = t.rank;
   int64_t dense = 1;
   for (int i = t.rank - 1; i >= 0; --i) {
@@ -82,13 +83,14 @@ bool view(PyObject* object, Plain& found) {
 }
 
 // By the attributes, for a torch without the table.
-bool ask(PyObject* object, Plain& found) {
+bool ask(PyObject* object, bool bytes, Plain& found) {
   const Torch& t = torch();
   const py::object dtype = owned(PyObject_GetAttr(object, t.dtype));
   found.dtype = -1;
   for (int i = 0; i < kNumDTypes; ++i)
     if (dtype.ptr() == t.dtypes[i]) found.dtype = i;
-  if (found.dtype < 0 || !says(PyObject_GetAttr(object, t.is_cpu), Py_True) ||
+  if ((bytes ? dtype.ptr() != t.uint8 : found.dtype < 0) ||
+      !says(PyObject_GetAttr(object, t.is_cpu), Py_True) ||
       !says(PyObject_GetAttr(object, t.layout), t.strided) ||
       !says(PyObject_CallOneArg(t.is_legacy_batched, object), Py_False))
     return false;
@@ -108,14 +110,23 @@ bool ask(PyObject* object, Plain& found) {
 
 }  // namespace
 
-bool Plain::read(PyObject* object) {
+bool Plain::read_any(PyObject* object, bool bytes) {
   const Torch& t = torch();
   PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(object));
   if (type != t.tensor && type != t.parameter) return false;
-  if (!(t.api ? view(object, *this) : ask(object, *this))) return false;
+  if (!(t.api ? view(object, bytes, *this) : ask(object, bytes, *this))) return false;
   // Some tensors have numbers but no memory: zeros never written, a storage that was freed.
   if (data == nullptr) return false;
   return says(PyObject_CallMethodNoArgs(object, t.is_neg), Py_False);
+}
+
+bool Plain::read(PyObject* object) { return read_any(object, false); }
+
+bool Plain::read_bytes(PyObject* object, int64_t count) {
+  if (!read_any(object, true) || !contiguous()) return false;
+  int64_t found = 1;
+  for (int i = 0; i < rank; ++i) found *= shape[i];
+  return found == count;
 }
 
 bool Plain::read(PyObject* object, int of_dtype, std::initializer_list<int64_t> of_shape) {

@@ -22,10 +22,15 @@ struct Plain {
   bool read(PyObject* object);
   // The same, contiguous and of this dtype and shape.
   bool read(PyObject* object, int of_dtype, std::initializer_list<int64_t> of_shape);
+  // One of bytes instead, contiguous, so many of them; its dtype stays -1.
+  bool read_bytes(PyObject* object, int64_t count);
 
   // The stride of a dimension of size 1 counts for nothing.
   bool contiguous() const;
   bool last_contiguous() const { return rank > 0 && (stride[rank - 1] == 1 || shape[rank - 1] == 1); }
+
+ private:
+  bool read_any(PyObject* object, bool bytes);
 };
 
 // input.new_empty(shape)

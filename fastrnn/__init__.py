@@ -47,6 +47,7 @@ from .modules import (
     RNNCell,
     SLSTMCell,
 )
+from .quantize import quantize_dynamic
 from .tbptt import tbptt
 
 __version__ = "0.1.0"
@@ -96,6 +97,7 @@ __all__ = [
     "convert",
     "functional",
     "init",
+    "quantize_dynamic",
     "tbptt",
     "to_torch",
     "use_backend",

@@ -3,6 +3,11 @@
 The general way writes the gates' input side of all steps to memory, to be read again by the
 scan; here it is made a few steps ahead, where it stays in the cache (`csrc/layer.h`). What wants to
 see operators pass, or to differentiate again, goes the general way.
+
+With ``recompute`` nothing is kept for the backward but the states after every step. From them one
+step of all rows side by side makes again what the scan would have saved: a product of the size of
+the input's, with no step waiting for another. Its sums are in the scan's order, so that the
+gradients are the same.
 """
 
 from __future__ import annotations
@@ -17,9 +22,12 @@ from torch import Tensor
 from . import backends, cpp, inference, weight_gradients
 from .cells import CellSpec
 from .operators import differentiated, watched
+from .options import PLAIN, Options
 
 # Below, the call takes longer than what is saved, and torch's products are the faster ones.
 _ENOUGH_ROWS = 512
+
+_ALL_STATES = Options(all_states=True)
 
 # As `cpp.layer` takes a direction's weights.
 ORDER = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -36,16 +44,18 @@ class Layer:
     names: tuple[str, ...]
     reverse: Sequence[bool]
     general: General
+    recompute: bool = False
 
     def serves(self, backend: str | None, tensors: Sequence[Tensor]) -> bool:
         """Whether a call on these goes this way; the first are the rows."""
         rows = tensors[0]
+        enough = 1 if self.recompute else _ENOUGH_ROWS
         if (
             tuple(self.reverse) not in ((False,), (False, True))
             or rows.dtype not in cpp.PRODUCT_DTYPES
             or not inference.in_one_call(self.spec.name)
             or watched(tensors)  # before the size, by which a trace would be bound
-            or rows.shape[0] < _ENOUGH_ROWS
+            or rows.shape[0] < enough
             or not all(tensor.is_contiguous() for tensor in tensors)
         ):
             return False
@@ -84,7 +94,10 @@ class _Run(torch.autograd.Function):
     def forward(ctx: Any, layer: Layer, count: int, rows: Tensor, *tensors: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         states, weights = tensors[:count], tensors[count:]
-        out, finals, saved = _forward(layer, rows, states, weights, True)
+        if layer.recompute:
+            out, finals, saved = _states_of_all_steps(layer, rows, states, weights)
+        else:
+            out, finals, saved = _forward(layer, rows, states, weights, True)
         ctx.layer, ctx.count = layer, count
         ctx.save_for_backward(rows, *tensors, out, *saved)
         return out, *finals
@@ -100,8 +113,71 @@ class _Run(torch.autograd.Function):
         if torch.is_grad_enabled() or watched(grads):
             found = _again(layer, count, tensors, needs, (grad_out, *grad_finals))
         else:
+            if layer.recompute:
+                saved = _saved_again(layer, count, tensors, out, saved)
             found = _gradients(layer, count, tensors, needs, out, saved, grad_out, grad_finals)
         return None, None, *found
+
+
+def _states_of_all_steps(
+    layer: Layer, rows: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Output, final states, and the states beside h after every step, ``[S, N, H]`` each."""
+    if len(states) == 1:
+        return *_forward(layer, rows, states, weights, False)[:2], []
+    _, w_hh, _, b_hh, w_hr = zip(*layer.by_direction(weights), strict=True)
+    out, finals, others, _ = cpp.scan(
+        layer.spec, _input_side(layer, rows, weights), w_hh,
+        b_hh if layer.spec.apart and b_hh[0] is not None else None,
+        None if w_hr[0] is None else w_hr, states, None, layer.reverse, (), _ALL_STATES, False,
+    )  # fmt: skip
+    return out, finals, others
+
+
+def _input_side(layer: Layer, rows: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """``gates_x [S, N, G*H]`` by the kernels' own product, biases as in `stack.input_product`."""
+    w_ih, _, b_ih, b_hh, _ = zip(*layer.by_direction(weights), strict=True)
+    width, bias = w_ih[0].shape[0], None
+    if b_ih[0] is not None:
+        both = not layer.spec.apart and b_hh[0] is not None
+        bias = torch.cat([x + h for x, h in zip(b_ih, b_hh, strict=True)] if both else b_ih)
+    weight = w_ih[0] if len(w_ih) == 1 else torch.cat(w_ih)
+    return cpp.linear(rows, weight, bias).view(rows.shape[0], len(w_ih), width)
+
+
+def _saved_again(
+    layer: Layer,
+    count: int,
+    tensors: Sequence[Tensor],
+    out: Tensor,
+    others: Sequence[Tensor],
+) -> list[Tensor]:
+    """What the forward would have saved: one step from the states before every step."""
+    if not layer.spec.saved and "weight_hr" not in layer.names:
+        return [out.new_empty(*out.shape[:2], 0)]
+    rows, states = tensors[0], tensors[1 : 1 + count]
+    weights = tensors[1 + count :]
+    batch = states[0].shape[1]
+
+    def before(initial: Tensor, after: Tensor) -> Tensor:
+        """States before every step, ``[N, S, X]``, of ``[N, B, X]`` and those after it."""
+        by_direction = [
+            torch.cat(
+                [after[batch:, n], initial[n]] if backwards else [initial[n], after[:-batch, n]]
+            )
+            for n, backwards in enumerate(layer.reverse)
+        ]
+        return by_direction[0].unsqueeze(0) if len(by_direction) == 1 else torch.stack(by_direction)
+
+    previous = [before(*pair) for pair in zip(states, (out, *others), strict=True)]
+    _, w_hh, _, b_hh, w_hr = zip(*layer.by_direction(weights), strict=True)
+    *_, saved = cpp.scan(
+        layer.spec, _input_side(layer, rows, weights), w_hh,
+        b_hh if layer.spec.apart and b_hh[0] is not None else None,
+        None if w_hr[0] is None else w_hr, previous, None,
+        (False,) * len(layer.reverse), (), PLAIN, True,
+    )  # fmt: skip
+    return saved
 
 
 def _gradients(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 
-_library = torch.library.Library("fastrnn", "DEF")
+library = torch.library.Library("fastrnn", "DEF")
 _CLASSES = (Tensor, torch.nn.Parameter)
 
 
@@ -67,7 +67,7 @@ def define(
         vmap: as in `torch.library.register_vmap`.
     """
     name = schema.partition("(")[0]
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     operator = getattr(torch.ops.fastrnn, name).default
     single = len(operator._schema.returns) == 1
     differentiable = _differentiable(name, single, keep, backward)
@@ -85,11 +85,11 @@ def define(
         with enable_single_level_autograd_function():
             return differentiable(continued, *_flatten(arguments))
 
-    _library.impl(name, kernel, "CompositeExplicitAutograd")
-    _library.impl(name, autograd, "Autograd", with_keyset=True)
-    _library.impl(name, _mapped(operator), "Batched")
-    torch.library.register_fake(f"fastrnn::{name}", fake, lib=_library)
-    torch.library.register_vmap(f"fastrnn::{name}", vmap, lib=_library)
+    library.impl(name, kernel, "CompositeExplicitAutograd")
+    library.impl(name, autograd, "Autograd", with_keyset=True)
+    library.impl(name, _mapped(operator), "Batched")
+    torch.library.register_fake(f"fastrnn::{name}", fake, lib=library)
+    torch.library.register_vmap(f"fastrnn::{name}", vmap, lib=library)
 
     def call(*arguments: Any) -> Any:
         flat, lengths = _flatten(arguments)

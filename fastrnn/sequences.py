@@ -42,6 +42,9 @@ class Settings:
         reverse: runs the one direction from the last step to the first.
         checkpoint_every: so many steps at a time are saved for the backward, all others computed
             once more; near the square root of the number of steps memory is least.
+        recompute: the backward makes the gates of all steps again, from the states after every
+            step, in one more product; they are kept for one layer at a time. The C++ kernels do so
+            for LSTM, GRU and RNN with nothing else asked for; all else runs its scan once more.
     """
 
     zoneout: float | Sequence[float] = 0.0
@@ -53,6 +56,7 @@ class Settings:
     grad_clip: float | None = None
     reverse: bool = False
     checkpoint_every: int | None = None
+    recompute: bool = False
 
     def check(self, spec: CellSpec, projected: bool, bidirectional: bool) -> None:
         """Raises ValueError or TypeError where a setting is none, or not one for such a layer."""
@@ -77,6 +81,10 @@ class Settings:
             isinstance(every, bool) or not isinstance(every, int) or every < 1
         ):
             raise ValueError(f"checkpoint_every should be a positive integer, got: {every!r}")
+        if not isinstance(self.recompute, bool):
+            raise ValueError(f"recompute should be True or False, got: {self.recompute!r}")
+        if self.recompute and every:
+            raise ValueError("recompute and checkpoint_every exclude each other, got both")
 
     def zoneouts(self, spec: CellSpec) -> list[float]:
         """One for each of a cell's states."""

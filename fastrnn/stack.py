@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
+from torch.utils.checkpoint import checkpoint
 
 from . import one_call
 from .cells import CellSpec
@@ -184,6 +185,8 @@ class _Layer:
             out = torch.cat(outs, 1)
             last: Sequence[Tensor] = [torch.cat(kind) for kind in zip(*lasts, strict=True)]
             others: Sequence[Tensor] = [torch.cat(kind, 1) for kind in zip(*alls, strict=True)]
+        elif settings.recompute and torch.is_grad_enabled():
+            out, last, others = self._recomputed(rows, states, options)
         else:
             out, last, others = self._scan(rows, states, options)
         return out, [states_of_heads(state, self.num_heads) for state in last], others
@@ -198,18 +201,37 @@ class _Layer:
             normalise=self.normalise[part],
         )
 
+    def _recomputed(
+        self, rows: Tensor, states: Sequence[Tensor], options: Options
+    ) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
+        """The same with the gates made again in the backward: by one product, or by a scan."""
+        plain = not options.asked()
+        found = self._in_one_call(rows, states, recompute=True) if plain else None
+        if found is not None:
+            return found
+        found = checkpoint(self._by_operators, rows, list(states), options, use_reentrant=False)
+        assert found is not None
+        return found
+
     def _scan(
         self, rows: Tensor, states: Sequence[Tensor], options: Options
     ) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
         """Input product and scan."""
-        of, heads = self.weights, self.num_heads
-        if options is PLAIN and heads == 1 and self.batch_sizes is None and not self.normalise:
-            names = tuple(name for name in one_call.ORDER if name in of)
-            weights = [of[name][n] for n in range(len(self.reverse)) for name in names]
-            layer = one_call.Layer(self.spec, names, self.reverse, self._general)
-            if layer.serves(self.backend, (rows, *states, *weights)):
-                return *one_call.run(layer, rows, states, weights), ()
-        return self._by_operators(rows, states, options)
+        found = self._in_one_call(rows, states) if options is PLAIN else None
+        return self._by_operators(rows, states, options) if found is None else found
+
+    def _in_one_call(
+        self, rows: Tensor, states: Sequence[Tensor], recompute: bool = False
+    ) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]] | None:
+        of = self.weights
+        if self.num_heads > 1 or self.batch_sizes is not None or self.normalise:
+            return None
+        names = tuple(name for name in one_call.ORDER if name in of)
+        weights = [of[name][n] for n in range(len(self.reverse)) for name in names]
+        layer = one_call.Layer(self.spec, names, self.reverse, self._general, recompute)
+        if not layer.serves(self.backend, (rows, *states, *weights)):
+            return None
+        return *one_call.run(layer, rows, states, weights), ()
 
     def _general(
         self, rows: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]

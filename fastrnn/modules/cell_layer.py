@@ -90,9 +90,9 @@ Args:
     device, dtype: of the parameters.
     backend: who computes, as in `fastrnn.use_backend`.
     settings: ``zoneout``, ``recurrent_dropout``, ``weight_dropout``, ``cell_clip``, ``proj_clip``,
-        ``gate_clip``, ``grad_clip``, ``reverse``, ``checkpoint_every``, ``learn_initial_state``, as
-        in `fastrnn.LSTM`; those that want a recurrent product, a cell state or a projection say so
-        where there is none.
+        ``gate_clip``, ``grad_clip``, ``reverse``, ``checkpoint_every``, ``recompute``,
+        ``learn_initial_state``, as in `fastrnn.LSTM`; those that want a recurrent product, a cell
+        state or a projection say so where there is none.
 
 Shapes, call, dtypes and errors are those of `fastrnn.LSTM`, with the states named here.
 """

@@ -65,10 +65,10 @@ class RNN(Recurrent):
             then ``[G*H, H / num_heads]``; rows are stacked head by head, gates within a head.
         backend: who computes, as in `fastrnn.use_backend`; None: the first that can.
         settings: ``zoneout``, ``recurrent_dropout``, ``weight_dropout``, ``cell_clip``,
-            ``proj_clip``, ``gate_clip``, ``grad_clip``, ``reverse`` and ``checkpoint_every``, as
-            `fastrnn.sequences.Settings` says; and ``learn_initial_state``: whether the state that
-            a call begins with, where none is given, is a parameter (``initial_h``,
-            ``initial_c``), zero at first.
+            ``proj_clip``, ``gate_clip``, ``grad_clip``, ``reverse``, ``checkpoint_every`` and
+            ``recompute``, as `fastrnn.sequences.Settings` says; and ``learn_initial_state``:
+            whether the state that a call begins with, where none is given, is a parameter
+            (``initial_h``, ``initial_c``), zero at first.
 
     Raises:
         ValueError: constructor: a size or ``dropout`` out of range, unknown
@@ -170,10 +170,10 @@ class LSTM(Recurrent):
             `fastrnn.init.forget_bias_`.
         backend: who computes, as in `fastrnn.use_backend`; None: the first that can.
         settings: ``zoneout``, ``recurrent_dropout``, ``weight_dropout``, ``cell_clip``,
-            ``proj_clip``, ``gate_clip``, ``grad_clip``, ``reverse`` and ``checkpoint_every``, as
-            `fastrnn.sequences.Settings` says; and ``learn_initial_state``: whether the state that
-            a call begins with, where none is given, is a parameter (``initial_h``,
-            ``initial_c``), zero at first.
+            ``proj_clip``, ``gate_clip``, ``grad_clip``, ``reverse``, ``checkpoint_every`` and
+            ``recompute``, as `fastrnn.sequences.Settings` says; and ``learn_initial_state``:
+            whether the state that a call begins with, where none is given, is a parameter
+            (``initial_h``, ``initial_c``), zero at first.
 
     Raises:
         ValueError: constructor: a size or ``dropout`` out of range; call: rank of the
@@ -251,9 +251,9 @@ class GRU(Recurrent):
     before the product: :math:`n = \tanh(W_{in} x_t + b_{in} + W_{hn} (r \odot h_{t-1}) + b_{hn})`.
 
     Other arguments (the settings ``zoneout``, ``recurrent_dropout``, ``weight_dropout``,
-    ``gate_clip``, ``grad_clip``, ``reverse``, ``checkpoint_every``, ``learn_initial_state`` among
-    them), shapes, dtypes and errors are those of `RNN`, without ``nonlinearity``, and with
-    ``forget_bias`` as in `LSTM`.
+    ``gate_clip``, ``grad_clip``, ``reverse``, ``checkpoint_every``, ``recompute``,
+    ``learn_initial_state`` among them), shapes, dtypes and errors are those of `RNN`, without
+    ``nonlinearity``, and with ``forget_bias`` as in `LSTM`.
     Weights, per layer ``k`` and direction: ``weight_ih_l[k] [3*H, I]`` (``[3*H, D*H]``
     above the first layer), ``weight_hh_l[k] [3*H, H]``, ``bias_ih_l[k] [3*H]``,
     ``bias_hh_l[k] [3*H]``.

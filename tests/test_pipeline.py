@@ -1,0 +1,64 @@
+"""Layers of a stack side by side: taken where it pays, and the same bits as one after the other."""
+
+import pytest
+import torch
+from equality import threads
+
+import fastrnn
+from fastrnn import _C
+
+LAYERS = {
+    "LSTM": lambda **o: fastrnn.LSTM(5, 40, **o),
+    "LSTM-projected": lambda **o: fastrnn.LSTM(5, 40, proj_size=7, **o),
+    "GRU": lambda **o: fastrnn.GRU(5, 48, bias=False, **o),
+    "RNN": lambda **o: fastrnn.RNN(5, 70, batch_first=True, **o),
+}
+
+
+def flat(results):
+    if isinstance(results, torch.Tensor):
+        return [results]
+    return [tensor for result in results for tensor in flat(result)]
+
+
+@pytest.mark.parametrize("num_layers", [2, 3, 4])
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_the_same_bits(name, num_layers):
+    for dtype, steps, batch in (
+        (torch.float32, 100, 3),
+        (torch.float32, 61, 1),
+        (torch.float64, 205, 4),
+        (torch.bfloat16, 100, 2),  # one after the other: its states are float32 in the loop
+    ):
+        layer = LAYERS[name](num_layers=num_layers, dtype=dtype)
+        x = torch.randn(steps, batch, 5, dtype=dtype)
+        if layer.batch_first:
+            x = x.transpose(0, 1)
+        with threads(1):
+            expected = layer(x), layer(x, layer(x)[1])
+        for count in (2, 3):
+            with threads(count):
+                assert _C.side_by_side(
+                    layer.mode.lower(), steps, batch, layer.hidden_size, num_layers, count
+                ) == (num_layers >= count)
+                found = layer(x), layer(x, expected[0][1])
+            for one, other in zip(flat(found), flat(expected), strict=True):
+                assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pays"),
+    [
+        (("lstm", 100, 1, 64, 2, 2), True),
+        (("gru", 100, 7, 128, 2, 2), True),
+        (("lstm", 100, 1, 64, 2, 1), False),  # one thread
+        (("lstm", 100, 1, 64, 1, 2), False),  # one layer
+        (("lstm", 100, 8, 64, 2, 2), False),  # rows enough for both
+        (("lstm", 100, 1, 256, 2, 2), False),  # weights that two caches hold better than one
+        (("lstm", 23, 1, 64, 2, 2), False),  # few steps
+        (("rnn_tanh", 100, 1, 16, 2, 2), False),  # not worth waking a thread
+    ],
+)
+def test_where_it_pays(arguments, pays):
+    assert _C.side_by_side(*arguments) is pays
