@@ -43,11 +43,14 @@ struct TileDots {
     static_assert(kHalves * kColumns <= 4, "four tiles of sums");
     clear<0, kHalves, kColumns>();
     int64_t k = 0;
-    for (; k + tiles::kDepth <= K; k += tiles::kDepth) {
-      tiles::load<4>(h + k, ld * 2);
-      if constexpr (kHalves == 2) tiles::load<5>(h + upper * ld + k, ld * 2);
-      take<0, kHalves, kColumns>([&](int64_t c) { return w + columns[c] + k / 2 * pair_step; },
-                                 pair_step * 2);
+    // In registers: the loads may touch any memory, as far as the compiler knows.
+    const bfloat16 *above = h, *below = h + upper * ld, *at[kColumns];
+    for (int c = 0; c < kColumns; ++c) at[c] = w + columns[c];
+    const int64_t row_bytes = ld * 2, pair_bytes = pair_step * 2, depth = K;
+    for (; k + tiles::kDepth <= depth; k += tiles::kDepth) {
+      tiles::load<4>(above + k, row_bytes);
+      if constexpr (kHalves == 2) tiles::load<5>(below + k, row_bytes);
+      take<0, kHalves, kColumns>([&](int c) { return at[c] + k * (pair_bytes / 4); }, pair_bytes);
     }
     if (k < K) {
       // What is past the last k of a row, or of the weights, is another's: zeros in its place.
@@ -60,7 +63,7 @@ struct TileDots {
           __builtin_memcpy(weights[c][p], w + columns[c] + (k / 2 + p) * pair_step, tiles::kRowBytes);
       tiles::load<4>(rest[0], tiles::kRowBytes);
       if constexpr (kHalves == 2) tiles::load<5>(rest[upper], tiles::kRowBytes);
-      take<0, kHalves, kColumns>([&](int64_t c) { return weights[c][0]; }, tiles::kRowBytes);
+      take<0, kHalves, kColumns>([&](int c) { return weights[c][0]; }, tiles::kRowBytes);
     }
     put<0, kHalves, kColumns>();
   }

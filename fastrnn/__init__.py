@@ -46,6 +46,7 @@ from .modules import (
     RNNCell,
     SLSTMCell,
 )
+from .precision import use_precision
 from .tbptt import tbptt
 
 __version__ = "0.1.0"
@@ -98,4 +99,5 @@ __all__ = [
     "tbptt",
     "to_torch",
     "use_backend",
+    "use_precision",
 ]

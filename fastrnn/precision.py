@@ -1,10 +1,11 @@
-"""How exactly float32 layers multiply: `torch.get_float32_matmul_precision()`, or what overrides it.
+"""How exactly float32 layers multiply: as `torch.get_float32_matmul_precision()`, or an override.
 
-``"highest"`` and ``"high"`` are float32's own products. ``"medium"`` lets the C++ kernels round
-what they multiply to bfloat16 (sums, states and gates stay float32), forward and backward, where the
-processor multiplies pairs of bfloat16 faster than float32; elsewhere it changes nothing. What holds
-is the setting while a kernel runs: of the backward, that of the call to ``backward()``. A single step
-without gradients, whose time is the weights' way from memory, is never rounded.
+``"highest"`` and ``"high"`` are float32's own products. ``"medium"`` lets the C++ kernels of the cells
+that torch has (and of those as simple) round what they multiply to bfloat16, forward and backward,
+where the processor multiplies pairs of bfloat16 faster than float32; sums, states and gates stay
+float32. Elsewhere it changes nothing. What holds is the setting while a kernel runs: of the backward,
+that of the call to ``backward()``. A single step without gradients, whose time is the weights' way
+from memory, is never rounded.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _from_environment = _check(os.environ.get("FASTRNN_PRECISION") or None)
 
 
 class use_precision:  # a context manager, named as torch names its own
-    """Within this context float32 layers multiply so, whatever torch's setting and FASTRNN_PRECISION.
+    """Within this context float32 layers multiply so, whatever torch and FASTRNN_PRECISION say.
 
     It holds for the thread that enters it; a backward runs in the thread that calls it, for CPU
     tensors.
