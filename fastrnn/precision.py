@@ -1,11 +1,11 @@
 """How exactly float32 layers multiply: as `torch.get_float32_matmul_precision()`, or an override.
 
-``"highest"`` and ``"high"`` are float32's own products. ``"medium"`` lets the C++ kernels of the cells
-that torch has (and of those as simple) round what they multiply to bfloat16, forward and backward,
-where the processor multiplies pairs of bfloat16 faster than float32; sums, states and gates stay
-float32. Elsewhere it changes nothing. What holds is the setting while a kernel runs: of the backward,
-that of the call to ``backward()``. A single step without gradients, whose time is the weights' way
-from memory, is never rounded.
+``"highest"`` and ``"high"`` are float32's own products. ``"medium"`` lets the C++ kernels of the
+cells that torch has (and of those as simple) round what they multiply to bfloat16, forward and
+backward, where the processor multiplies pairs of bfloat16 faster than float32; sums, states and
+gates stay float32. Elsewhere it changes nothing. What holds is the setting while a kernel runs:
+of the backward, that of the call to ``backward()``. A single step without gradients, whose time is
+the weights' way from memory, is never rounded.
 """
 
 from __future__ import annotations
