@@ -81,7 +81,8 @@ bool has_avx512bf16() {
 
 #endif
 
-#if defined(FASTRNN_HAS_AVX512)
+#if defined(FASTRNN_HAS_AVX512BF16) || defined(FASTRNN_HAS_AMX) || \
+    defined(FASTRNN_HAS_AMX_EMULATED)
 // A set beyond AVX-512: attention of its own, and products of bfloat16 pairs. Its other recurrent
 // kernels would be the same.
 Table beyond_avx512(const char* name, const AttentionTable& attention, const PairsTable& pairs) {

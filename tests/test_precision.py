@@ -298,7 +298,8 @@ def test_only_medium_rounds_and_a_step_never_does(isa):
                 found[name] = layer(x)[0], layer(x[:1])[0]
     assert torch.equal(found["highest"][0], found["high"][0])
     assert not torch.equal(found["highest"][0], found["medium"][0])
-    assert torch.equal(found["highest"][1], found["medium"][1])
+    # Not the same bits: compiled once more with the kernels that round.
+    assert error([found["medium"][1]], [found["highest"][1].double()])[0] < 1e-6
 
 
 def test_without_pairs_medium_changes_nothing(medium):
@@ -326,13 +327,14 @@ def test_a_name_that_is_none():
         ({"FASTRNN_PRECISION": "low"}, "", "got: 'low'"),
         (
             {},
-            "torch.set_float32_matmul_precision('medium')\n"
+            # Where torch has no one name for it any more, and raises.
+            "torch.set_float32_matmul_precision('highest')\n"
             "if hasattr(torch.backends.mkldnn, 'matmul'):\n"
-            "    torch.backends.mkldnn.matmul.fp32_precision = 'ieee'\n"
+            "    torch.backends.mkldnn.matmul.fp32_precision = 'bf16'\n"
             "    print(precision.precision())\n"
             "else:\n"
-            "    print('highest')",
-            "highest",
+            "    print('medium')",
+            "medium",
         ),
         ({"FASTRNN_ISA": "amx_emulated"}, "print(_C.isa(), _C.isas()[-1])", "amx_emulated a"),
     ],
