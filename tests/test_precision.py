@@ -271,6 +271,24 @@ def test_bfloat16_by_tiles(case):
             assert_inference_equal(case)
 
 
+# What is past the end of a row, or of the weights' last pair, is memory of some call before.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_nothing_is_left_of_the_call_before(dtype, isa, medium):
+    layer, x = fastrnn.LSTM(7, 33, dtype=dtype), torch.randn(40, 17, 7).to(dtype)
+    spoilt = fastrnn.LSTM(7, 33, dtype=dtype)
+    for weight in spoilt.parameters():
+        weight.data.fill_(float("nan"))
+    with threads(1):
+        for gradients in (False, True):
+            spoilt(x.fill_(1.0) * float("nan"))[0].sum().backward()
+            layer.zero_grad()
+            with torch.set_grad_enabled(gradients):
+                output, _ = layer(x)
+            assert output.isfinite().all()
+        output.sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in layer.parameters())
+
+
 # --- which precision holds ----------------------------------------------------------------------
 
 
