@@ -280,7 +280,7 @@ def test_nothing_is_left_of_the_call_before(dtype, isa, medium):
         weight.data.fill_(float("nan"))
     with threads(1):
         for gradients in (False, True):
-            spoilt(x.fill_(1.0) * float("nan"))[0].sum().backward()
+            spoilt(torch.full_like(x, float("nan")))[0].sum().backward()
             layer.zero_grad()
             with torch.set_grad_enabled(gradients):
                 output, _ = layer(x)
