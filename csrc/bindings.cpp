@@ -36,9 +36,9 @@ T* address(int64_t value) {
   return reinterpret_cast<T*>(static_cast<uintptr_t>(value));
 }
 
-int64_t size_of(int dtype) {
-  constexpr int64_t kSizes[kNumDTypes] = {4, 8, 2, 2};
-  return kSizes[dtype];
+int64_t size_of(int kind) {
+  constexpr int64_t kSizes[kNumKinds] = {4, 8, 2, 2, 4};
+  return kSizes[kind];
 }
 
 Rows rows(const Triple& t) { return {address<void>(t[0]), t[1], t[2]}; }
@@ -116,12 +116,12 @@ struct Call {
   std::vector<std::unique_ptr<Aligned>> memory;
   std::vector<const void*> weight_hh, weight_second, weight_hr, bias_hh, params;
 
-  Call(const std::string& cell, int dtype, int threads, const Shape& shape,
+  Call(const std::string& cell, int kind, int threads, const Shape& shape,
        const std::vector<bool>& reversed, const std::optional<Options>& options = {})
-      : kernel(table().kernels[cell_id(cell)][dtype]),
-        packing(table().packing[dtype]),
+      : kernel(table().kernels[cell_id(cell)][kind]),
+        packing(table().packing[kind_of(cell_id(cell), kind)]),
         threads(threads),
-        size(size_of(dtype)),
+        size(size_of(kind)),
         steps(std::get<1>(shape), std::get<2>(shape), std::get<0>(shape),
               address<const int64_t>(std::get<6>(shape)),
               address<const int64_t>(options ? std::get<0>(*options) : 0)),

@@ -26,20 +26,23 @@ ISA(avx2)
 ISA(avx512)
 #endif
 #undef ISA
-#define ATTENTION(name)                    \
+#define BEYOND(name)                       \
   namespace name {                         \
   extern const AttentionTable attention;   \
+  extern const PairsTable pairs;           \
   }
 #if defined(FASTRNN_HAS_AVX512BF16)
-ATTENTION(avx512bf16)
-namespace avx512bf16 {
+BEYOND(avx512bf16)
+#endif
+#if defined(FASTRNN_HAS_AMX)
+BEYOND(amx)
+#endif
+#undef BEYOND
+#if defined(FASTRNN_HAS_AMX_EMULATED)
+namespace amx_emulated {
 extern const PairsTable pairs;
 }
 #endif
-#if defined(FASTRNN_HAS_AMX)
-ATTENTION(amx)
-#endif
-#undef ATTENTION
 
 namespace {
 
@@ -78,19 +81,21 @@ bool has_avx512bf16() {
 
 #endif
 
-#if defined(FASTRNN_HAS_AVX512BF16) || defined(FASTRNN_HAS_AMX)
+#if defined(FASTRNN_HAS_AVX512BF16) || defined(FASTRNN_HAS_AMX) || \
+    defined(FASTRNN_HAS_AMX_EMULATED)
 // A set beyond AVX-512: attention of its own, and products of bfloat16 pairs. Its other recurrent
 // kernels would be the same.
-Table beyond_avx512(const char* name, const AttentionTable& attention) {
+Table beyond_avx512(const char* name, const AttentionTable& attention, const PairsTable& pairs) {
   Table table = avx512::table;
   table.name = name;
   table.attention = &attention;
-#if defined(FASTRNN_HAS_AVX512BF16)
   constexpr int kBFloat16 = int(DType::kBFloat16);
-  for (int id = 0; id < kNumCells; ++id)
-    table.kernels[id][kBFloat16] = avx512bf16::pairs.kernels[id];
-  table.packing[kBFloat16] = avx512bf16::pairs.packing;
-#endif
+  for (int id = 0; id < kNumCells; ++id) {
+    table.kernels[id][kBFloat16] = pairs.kernels[id];
+    if (pairs.rounded[id].forward) table.kernels[id][kRoundedFloat32] = pairs.rounded[id];
+  }
+  table.packing[kBFloat16] = pairs.packing;
+  table.packing[kRoundedFloat32] = pairs.rounded_packing;
   return table;
 }
 #endif
@@ -104,11 +109,12 @@ std::vector<const Table*> find_tables() {
   if (has_avx512()) found.push_back(&avx512::table);
 #endif
 #if defined(FASTRNN_HAS_AVX512BF16)
-  static const Table pairs = beyond_avx512("avx512bf16", avx512bf16::attention);
+  static const Table pairs = beyond_avx512("avx512bf16", avx512bf16::attention,
+                                           avx512bf16::pairs);
   if (has_avx512bf16()) found.push_back(&pairs);
 #endif
 #if defined(FASTRNN_HAS_AMX)
-  static const Table tiles = beyond_avx512("amx", amx::attention);
+  static const Table tiles = beyond_avx512("amx", amx::attention, amx::pairs);
   if (has_avx512bf16() && has_amx() && may_use_amx()) found.push_back(&tiles);
 #endif
   return found;
@@ -119,11 +125,23 @@ const std::vector<const Table*>& tables() {
   return found;
 }
 
+// The tiles of AMX in plain code, for the tests of machines without them: never chosen, nor
+// listed, only asked for by name.
+const Table* emulation() {
+#if defined(FASTRNN_HAS_AMX_EMULATED)
+  static const Table table =
+      beyond_avx512("amx_emulated", *avx512::table.attention, amx_emulated::pairs);
+  if (has_avx512()) return &table;
+#endif
+  return nullptr;
+}
+
 // FASTRNN_ISA is a cap: a set this processor lacks leaves the best one below it.
 const Table* initial_table() {
   static const char* const kOrder[] = {"baseline", "avx2", "avx512", "avx512bf16", "amx"};
   const char* cap = std::getenv("FASTRNN_ISA");
   if (cap == nullptr || *cap == '\0') return tables().back();
+  if (emulation() != nullptr && std::string(cap) == emulation()->name) return emulation();
   const Table* best = nullptr;
   for (const char* name : kOrder) {
     for (const Table* table : tables())
@@ -163,6 +181,8 @@ void use_isa(const std::string& name) {
       return;
     }
   }
+  if (emulation() != nullptr && name == emulation()->name)
+    return current().store(emulation(), std::memory_order_relaxed);
   throw std::invalid_argument("instruction set '" + name + "' was not built or is not available");
 }
 
@@ -190,6 +210,11 @@ std::vector<std::string> cpu_features() {
 }
 
 const char* cell_name(int id) { return kCellNames[id]; }
+
+int kind_of(int cell, int kind) {
+  const auto& kernels = table().kernels[cell];
+  return kernels[kind].forward == kernels[0].forward ? 0 : kind;
+}
 
 int cell_id(const std::string& name) {
   for (int id = 0; id < kNumCells; ++id)

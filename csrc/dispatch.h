@@ -20,6 +20,9 @@ void use_isa(const std::string& name);
 // What the processor has of what any of the sets uses.
 std::vector<std::string> cpu_features();
 
+// The kind whose kernels and packed weights serve a cell: that of float32 for what has no rounded ones.
+int kind_of(int cell, int kind);
+
 const char* cell_name(int id);
 int cell_id(const std::string& name);  // throws std::invalid_argument
 

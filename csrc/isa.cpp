@@ -11,17 +11,19 @@ namespace FASTRNN_ISA {
 
 extern const AttentionTable attention;  // attention/isa.cpp
 
-// The order of dtypes is that of DType.
+// The order is that of DType; and float32 again, which there are no pairs to round for.
 extern const Table table;
 const Table table = {
     FASTRNN_STRING(FASTRNN_ISA),
     {
 #define CELL(name, type) \
-  {kernel<type, float>(), kernel<type, double>(), kernel<type, bfloat16>(), kernel<type, float16>()},
+  {kernel<type, float>(), kernel<type, double>(), kernel<type, bfloat16>(), kernel<type, float16>(), \
+   kernel<type, float>()},
 #include "cells/cells.def"
 #undef CELL
     },
-    {packing<float>(), packing<double>(), packing<bfloat16>(), packing<float16>()},
+    {packing<float>(), packing<double>(), packing<bfloat16>(), packing<float16>(),
+     packing<float>()},
     &attention,
 };
 

@@ -26,12 +26,14 @@ constexpr Kernel kernel() {
   return found;
 }
 
-// Types stored narrower than they are summed leave the products around the scan to torch.
+// Types stored narrower than they are summed leave the products around the scan to torch; rounded.h's
+// has its own.
 template <class S>
 constexpr Packing packing() {
   using C = typename Wide<S>::type;
-  Packing found = {kLanes<C>, &packed_bytes<S>, &pack<S>, &pack_biases<S>, nullptr, nullptr, nullptr};
-  if constexpr (sizeof(S) == sizeof(C)) {
+  Packing found = {kLanes<C>, &packed_bytes<S>, &pack<S>, &pack_biases<S>,
+                   nullptr,   nullptr,          nullptr,  nullptr};
+  if constexpr (sizeof(S) == sizeof(C) && sizeof(Factor<S>) == sizeof(C)) {
     found.linear = &linear<C>;
     found.outer = &Outer<C>::entry;
     found.outer_scratch = &Outer<C>::bytes;

@@ -225,8 +225,13 @@ void run_step(const StepArgs& args, const Kernel& kernel, int width, int threads
 
 void run_linear(const LinearArgs& args, const Packing& packing, int64_t rows, int threads) {
   const double operations = 2.0 * double(rows) * double(args.M) * double(args.K);
-  team(threads_for(operations, rows, threads), [&](int64_t id, int64_t count) {
-    packing.linear(args, rows * id / count, rows * (id + 1) / count);
+  const int parts = threads_for(operations, rows, threads);
+  const size_t each = packing.linear_scratch ? (packing.linear_scratch(args) + 63) / 64 * 64 : 0;
+  const Aligned scratch(each * size_t(parts));
+  team(parts, [&](int64_t id, int64_t count) {
+    LinearArgs own = args;
+    own.scratch = scratch.data + each * size_t(id);
+    packing.linear(own, rows * id / count, rows * (id + 1) / count);
   });
 }
 

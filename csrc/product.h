@@ -27,7 +27,7 @@ template <class S>
 struct FactorOf {
   using type = typename Wide<S>::type;
 };
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(FASTRNN_TILES)
 template <>
 struct FactorOf<bfloat16> {
   using type = bfloat16;

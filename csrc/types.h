@@ -94,6 +94,7 @@ struct LinearArgs {
   void* out = nullptr;
   int64_t out_row = 0;
   int64_t M = 0, K = 0;
+  char* scratch = nullptr;  // linear_scratch() bytes of the thread's own, where that is asked for
 };
 
 // One step of one recurrence, without a projection: weights [G*H, I] and [G*H, H], contiguous.
@@ -183,9 +184,13 @@ struct Packing {
   // Rows [m0, m1) of a weight's gradient, with outer_scratch bytes of memory.
   void (*outer)(const OuterArgs&, int64_t m0, int64_t m1, char* scratch);
   size_t (*outer_scratch)(const OuterArgs&);
+  size_t (*linear_scratch)(const LinearArgs&);  // nullptr: none
 };
 
 constexpr int kNumDTypes = 4;
+// Kernels are one kind a dtype, and one more: of float32 whose products round what they multiply to
+// bfloat16, where that is faster; elsewhere it is float32's own.
+constexpr int kRoundedFloat32 = kNumDTypes, kNumKinds = kNumDTypes + 1;
 
 enum CellId : int {
 #define CELL(name, type) k_##name,
@@ -197,15 +202,16 @@ enum CellId : int {
 // Everything an instruction set offers.
 struct Table {
   const char* name;
-  Kernel kernels[kNumCells][kNumDTypes];
-  Packing packing[kNumDTypes];
+  Kernel kernels[kNumCells][kNumKinds];
+  Packing packing[kNumKinds];
   const AttentionTable* attention;
 };
 
-// What replaces a table's kernels of bfloat16 where a processor multiplies its pairs.
+// What replaces a table's kernels of bfloat16, and of float32 rounded to it, where a processor
+// multiplies pairs of them.
 struct PairsTable {
-  Kernel kernels[kNumCells];
-  Packing packing;
+  Kernel kernels[kNumCells], rounded[kNumCells];  // without functions where a cell has none
+  Packing packing, rounded_packing;
 };
 
 }  // namespace fastrnn

@@ -47,6 +47,7 @@ from .modules import (
     RNNCell,
     SLSTMCell,
 )
+from .precision import use_precision
 from .quantize import quantize_dynamic
 from .tbptt import tbptt
 
@@ -102,4 +103,5 @@ __all__ = [
     "to_torch",
     "use_backend",
     "use_cuda_graphs",
+    "use_precision",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import allocate
+from . import allocate, precision
 from .cells import CellSpec
 from .options import GIVEN, INITIAL, PLAIN, ZERO, Options
 from .reference import accumulation_dtype
@@ -28,7 +28,13 @@ else:
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 PRODUCT_DTYPES = (torch.float32, torch.float64)
+_ROUNDED = 4  # float32 whose products are bfloat16's
 _LARGE = 4 << 20  # bytes
+
+
+def _kind(dtype: torch.dtype) -> int:
+    """The kernels' number for a dtype, at the precision in force."""
+    return _ROUNDED if dtype is torch.float32 and precision.rounds() else _DTYPES[dtype]
 
 
 def why_not(
@@ -183,7 +189,7 @@ def scan(
     hidden = saved[1] if len(saved) > 1 else None
     _C.forward(
         spec.name,
-        _DTYPES[gates_x.dtype],
+        _kind(gates_x.dtype),
         torch.get_num_threads(),
         _shape(spec, gates_x, states, batch_sizes),
         list(reverse),
@@ -244,7 +250,7 @@ def scan_backward(
         hidden.copy_(saved[1])
     _C.backward(
         spec.name,
-        _DTYPES[gates_x.dtype],
+        _kind(gates_x.dtype),
         torch.get_num_threads(),
         _shape(spec, gates_x, states, batch_sizes),
         list(reverse),
@@ -298,7 +304,7 @@ def layers(
     """A stack of layers, or a cell's step, in one call: see `fastrnn.inference`."""
     found: tuple[Tensor, ...] | None = _C.layers(
         spec.name, torch.get_num_threads(), input, hx, weights, hidden_size, proj_size, bias,
-        num_layers, directions, step,
+        num_layers, directions, step, precision.rounds(),
     )  # fmt: skip
     return found
 
@@ -327,7 +333,7 @@ def layer(
     _fresh((out, *saved))
     _C.layer(
         spec.name,
-        _DTYPES[x.dtype],
+        _kind(x.dtype),
         torch.get_num_threads(),
         (steps, batch, directions, features, width // spec.num_gates, k),
         _address(x),
@@ -354,7 +360,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x = _dense_last(x)
     bias = None if bias is None else bias.contiguous()
     _C.linear(
-        _DTYPES[x.dtype],
+        _kind(x.dtype),
         torch.get_num_threads(),
         rows,
         columns,
@@ -372,7 +378,7 @@ def gradient_of_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     a, b = _dense_last(a), _dense_last(b)
     out, total = a.new_empty(a.shape[1], b.shape[1]), a.new_empty(a.shape[1])
     _C.outer_of_rows(
-        _DTYPES[a.dtype],
+        _kind(a.dtype),
         torch.get_num_threads(),
         a.shape[0],
         *out.shape,
@@ -404,7 +410,7 @@ def gradient_of_states(
     of_reset = _dense_last(options.reset_states[0]) if options.reset_states else None
     for n, backwards in enumerate(reverse):
         _C.outer_of_states(
-            _DTYPES[dgates.dtype],
+            _kind(dgates.dtype),
             torch.get_num_threads(),
             (rows, steps, batch, recurrences, 0, k, address),
             bool(backwards),

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import fastrnn
-from fastrnn import backends
+from fastrnn import backends, precision
 from fastrnn.cli.openmp import loaded_openmp_runtimes
 
 PACKAGES = ("triton", "numpy")
@@ -65,6 +65,7 @@ def _machine() -> Iterator[tuple[str, str]]:
         yield package, _version(package)
     yield "CPU", cpu_name()
     yield from _extension()
+    yield "float32 products", precision.precision()
     yield "threads", str(torch.get_num_threads())
     yield "OpenMP runtime", _openmp()
     for index in range(torch.cuda.device_count()):
