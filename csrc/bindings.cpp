@@ -16,6 +16,7 @@
 #include "aligned.h"
 #include "attention/bindings.h"
 #include "dispatch.h"
+#include "gradients.h"
 #include "huge_pages.h"
 #include "inference.h"
 #include "int8/bindings.h"
@@ -410,6 +411,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("outer_of_rows", &outer_of_rows);
   m.def("outer_of_states", &outer_of_states);
   bind_attention(m);
+  bind_gradients(m);
   bind_inference(m);
   bind_int8(m);
   m.def("ask_for_huge_pages", &ask_for_huge_pages, "For memory of many megabytes, not yet touched.");

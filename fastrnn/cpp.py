@@ -347,6 +347,54 @@ def layer(
     return out, finals, saved
 
 
+def layer_backward(
+    spec: CellSpec,
+    x: Tensor,
+    steps: int,
+    states: Sequence[Tensor],
+    weights: Sequence[Sequence[Tensor | None]],
+    out: Tensor,
+    saved: Sequence[Tensor],
+    grad_out: Tensor | None,
+    grad_finals: Sequence[Tensor | None],
+    of_x: bool,
+    of_weights: bool,
+) -> tuple[Tensor | None, list[Tensor], list[list[Tensor | None]]]:
+    """Gradients of what `layer` was given: of x and the weights as asked for, and of the states.
+
+    All that `layer` was given and has returned is contiguous; a gradient of None is one of zeros.
+    """
+    rows, features = x.shape
+    directions, batch, k = states[0].shape
+    width = weights[0][0].shape[0]  # type: ignore[union-attr]
+    grad_x = x.new_empty(rows, features) if of_x else None
+    grad_states = [state.new_empty(state.shape) for state in states]
+    grad_weights: list[list[Tensor | None]] = []
+    if of_weights:
+        grad_weights = [[w if w is None else w.new_empty(w.shape) for w in of] for of in weights]
+    if grad_x is not None:
+        _fresh((grad_x,))
+    grads = [None if grad is None else grad.contiguous() for grad in (grad_out, *grad_finals)]
+    _C.layer_backward(
+        spec.name,
+        _DTYPES[x.dtype],
+        torch.get_num_threads(),
+        (steps, batch, directions, features, width // spec.num_gates, k),
+        bool(spec.apart),
+        _address(x),
+        [[0 if tensor is None else _address(tensor) for tensor in each] for each in weights],
+        [_address(state) for state in states],
+        _address(out),
+        [_address(tensor) for tensor in saved] + [0] * (2 - len(saved)),
+        0 if grads[0] is None else _address(grads[0]),
+        [0 if grad is None else _address(grad) for grad in grads[1:]],
+        0 if grad_x is None else grad_x.data_ptr(),
+        [grad.data_ptr() for grad in grad_states],
+        [[0 if grad is None else grad.data_ptr() for grad in each] for each in grad_weights],
+    )
+    return grad_x, grad_states, grad_weights
+
+
 def shape_only(like: Tensor, *shape: int) -> Tensor:
     """A tensor of this shape with no memory for it, for who asks for its shape alone."""
     return like.new_empty(1).expand(shape)

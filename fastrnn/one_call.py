@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backends, cpp, inference, weight_gradients
+from . import backends, cpp, inference
 from .cells import CellSpec
 from .operators import differentiated, watched
 from .options import PLAIN, Options
@@ -85,8 +85,13 @@ def run(
 def _forward(
     layer: Layer, rows: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], save: bool
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    steps = rows.shape[0] // states[0].shape[1]
-    return cpp.layer(layer.spec, rows, steps, states, layer.by_direction(weights), save)
+    return cpp.layer(
+        layer.spec, rows, _steps(rows, states), states, layer.by_direction(weights), save
+    )
+
+
+def _steps(rows: Tensor, states: Sequence[Tensor]) -> int:
+    return rows.shape[0] // states[0].shape[1]
 
 
 class _Run(torch.autograd.Function):
@@ -190,46 +195,17 @@ def _gradients(
     grad_out: Tensor | None,
     grad_finals: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    spec, reverse = layer.spec, layer.reverse
-    rows, states = tensors[0], tensors[1 : 1 + count]
-    weights = layer.by_direction(tensors[1 + count :])
-    w_ih, w_hh, _, _, w_hr = zip(*weights, strict=True)
-    width = w_ih[0].shape[0]
-    like = cpp.shape_only(rows, rows.shape[0], len(reverse), width)
-    grad_out = torch.zeros_like(out) if grad_out is None else grad_out
-    ends = [
-        torch.zeros_like(state) if grad is None else grad
-        for grad, state in zip(grad_finals, states, strict=True)
-    ]
-    projections = None if w_hr[0] is None else w_hr
-    dgates_x, *rest = cpp.scan_backward(
-        spec, like, w_hh, projections, states, None, reverse, (), cpp.PLAIN, out, saved, grad_out,
-        ends, (),
+    rows, *given = (tensor.contiguous() for tensor in tensors)  # hooks may have made others of them
+    states, weights = given[:count], layer.by_direction(given[count:])
+    of_weights = any(needs[1 + count :])
+    grad_rows, grad_states, of = cpp.layer_backward(
+        layer.spec, rows, _steps(rows, states), states, weights, out.contiguous(),
+        [tensor.contiguous() for tensor in saved], grad_out, grad_finals, needs[0], of_weights,
     )  # fmt: skip
-    dgates_h = rest.pop(0) if spec.apart else dgates_x
-    grad_states = rest[:count]
-
-    grad_rows = None
-    of_rows = dgates_x.flatten(1)
-    if needs[0]:
-        side = w_ih[0] if len(w_ih) == 1 else torch.cat(w_ih)
-        grad_rows = cpp.linear(of_rows, side.t(), None)
-    found: list[Tensor | None] = [grad_rows, *grad_states]
-    if not any(needs[1 + count :]):
-        return found + [None] * (len(layer.names) * len(reverse))
-    of = {}
-    weight, total = weight_gradients.of_rows(of_rows, rows)
-    of["weight_ih"], of["bias_ih"] = weight.split(width), total.split(width)
-    of["weight_hh"], of["bias_hh"] = weight_gradients.of_states(
-        dgates_h, out, states[0], None, reverse
-    )
-    if projections is not None:
-        dh, hidden = rest[count:]
-        of["weight_hr"] = [
-            weight_gradients.of_rows(*pair)[0]
-            for pair in zip(dh.unbind(1), hidden.unbind(1), strict=True)
-        ]
-    return found + [of[name][n] for n in range(len(reverse)) for name in layer.names]
+    if not of_weights:
+        return [grad_rows, *grad_states] + [None] * len(given[count:])
+    there = [ORDER.index(name) for name in layer.names]
+    return [grad_rows, *grad_states, *(grads[i] for grads in of for i in there)]
 
 
 def _again(
