@@ -149,23 +149,24 @@ struct LayerBackward {
   }
 };
 
-void layer_backward(const std::string& cell, int dtype, int threads,
+void layer_backward(const std::string& cell, int kind, int threads,
                     const std::array<int64_t, 6>& sizes, bool apart, int64_t x,
                     const OfWeights& weights, const Addresses& states, int64_t out,
                     const std::array<int64_t, 2>& saved, int64_t grad_out,
                     const Addresses& grad_finals, int64_t grad_x, const Addresses& grad_states,
                     const OfWeights& grad_weights) {
   const auto [T, B, N, I, H, K] = sizes;
-  const Kernel& kernel = table().kernels[cell_id(cell)][dtype];
-  const Packing& packing = table().packing[dtype];
+  kind = kind_of(cell_id(cell), kind);
+  const Kernel& kernel = table().kernels[cell_id(cell)][kind];
+  const Packing& packing = table().packing[kind];
   const size_t count = size_t(kernel.states);
   if (kernel.layer == nullptr || packing.linear == nullptr || int64_t(weights.size()) != N ||
       states.size() != count || grad_finals.size() != count || grad_states.size() != count ||
       (!grad_weights.empty() && int64_t(grad_weights.size()) != N))
     throw std::invalid_argument("not a layer of that cell");
-  constexpr int64_t kSizes[kNumDTypes] = {4, 8, 2, 2};
+  constexpr int64_t kSizes[kNumKinds] = {4, 8, 2, 2, 4};
   const py::gil_scoped_release release;
-  LayerBackward layer{kernel, packing, kSizes[dtype], threads, T, B, N, I, H, K, apart,
+  LayerBackward layer{kernel, packing, kSizes[kind], threads, T, B, N, I, H, K, apart,
                       weights[0][4] != 0};
   layer.scan(weights, states, out, saved, grad_out, grad_finals, grad_states);
   if (grad_x) layer.of_input(weights, pointer(grad_x));

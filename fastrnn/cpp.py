@@ -377,7 +377,7 @@ def layer_backward(
     grads = [None if grad is None else grad.contiguous() for grad in (grad_out, *grad_finals)]
     _C.layer_backward(
         spec.name,
-        _DTYPES[x.dtype],
+        _kind(x.dtype),
         torch.get_num_threads(),
         (steps, batch, directions, features, width // spec.num_gates, k),
         bool(spec.apart),
