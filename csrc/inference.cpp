@@ -106,13 +106,14 @@ int64_t run_side_by_side(const Kernel& kernel, const Packing& packing, int64_t s
   a.T = z.T, a.B = z.B, a.N = z.N, a.H = z.H, a.K = z.K, a.projected = z.projected;
   // Between chunks states pass through memory as they are stored: not where a scan keeps them wider.
   const bool narrow = packing.linear == nullptr;
-  if (narrow || !pipeline_pays(a, kernel, int(left), threads)) return 0;
-  const Aligned zeros(size_t(std::max(z.H, z.K) * size));
-  std::memset(zeros.data, 0, size_t(std::max(z.H, z.K) * size));
+  if (narrow || left < 2 || threads < 2) return 0;
   std::vector<int64_t> starts(size_t(z.T + 1)), active(size_t(z.T), z.B);
   for (int64_t t = 0; t <= z.T; ++t) starts[size_t(t)] = t * z.B;
   const uint8_t forwards = 0;
   a.starts = starts.data(), a.active = active.data(), a.reverse = &forwards;
+  if (!pipeline_pays(a, kernel, packing.width, int(left), threads)) return 0;
+  const Aligned zeros(size_t(std::max(z.H, z.K) * size));
+  std::memset(zeros.data, 0, size_t(std::max(z.H, z.K) * size));
   args.I = z.I, args.x = x;
   std::vector<LayerArgs> stack;
   for (int64_t l = 0; l < threads; ++l) {
@@ -287,7 +288,9 @@ void layer(const std::string& cell, int dtype, int threads,
 bool side_by_side(const std::string& cell, int64_t T, int64_t B, int64_t H, int layers, int threads) {
   ScanArgs a;
   a.T = T, a.B = B, a.N = 1, a.H = H, a.K = H;
-  return pipeline_pays(a, table().kernels[cell_id(cell)][0], layers, threads);
+  const std::vector<int64_t> starts(size_t(T + 1), T * B);
+  a.starts = starts.data();
+  return pipeline_pays(a, table().kernels[cell_id(cell)][0], table().packing[0].width, layers, threads);
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
-// Two threads that share a layer meet at every step; where a step is short that costs as much as they
-// save, and the smallest layers are not split at all. A thread for each layer meets its neighbour
-// once a chunk of steps. Both work but for the first and the last chunk, so that two layers of T
+// Threads that share a layer's units meet at every step; a thread for each layer meets its neighbour
+// once a chunk of steps. All work but for the first and the last chunk, so that two layers of T
 // steps take the time of one of T + chunk on one thread. A row's bits are the same either way.
 //
-// It loses where weights outgrow a core's second-level cache, of which units split over threads
-// need a half each; and has nothing to gain where rows are enough for each thread to have its own.
+// So it is done where units would be split, and nowhere else: rows split need no meeting, and what
+// is best left to one thread is so short that two would lose on a busy machine. Nor where weights
+// outgrow half of a second-level cache: split units then take half of them each.
 #include "pipeline.h"
 
 #include <omp.h>
@@ -15,6 +15,7 @@
 
 #include "aligned.h"
 #include "denormals.h"
+#include "parallel.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -69,14 +70,12 @@ void run_chunks(LayerArgs args, const Kernel& kernel, int width, int64_t size,
 
 }  // namespace
 
-bool pipeline_pays(const ScanArgs& a, const Kernel& kernel, int layers, int threads) {
-  constexpr double kOneThread = 4e5;            // operations: as in parallel.cpp
-  constexpr double kCachedWeights = 128 * 1024;  // numbers
-  constexpr int64_t kRowsEach = 4, kShortest = 24;
+bool pipeline_pays(const ScanArgs& a, const Kernel& kernel, int width, int layers, int threads) {
+  constexpr double kCachedWeights = 128 * 1024;  // numbers, as in parallel.cpp
+  constexpr int64_t kShortest = 24;
   if (threads < 2 || layers < threads || a.N != 1 || a.T < kShortest) return false;
-  const double weights = double(kernel.gates) * double(a.H) * double(a.K);
-  return weights <= kCachedWeights && a.B < kRowsEach * threads &&
-         2.0 * weights * double(a.T) * double(a.B) * layers >= kOneThread;
+  return double(kernel.gates) * double(a.H) * double(a.K) <= kCachedWeights &&
+         make_plan(a, kernel, width, threads).units == threads;
 }
 
 void run_pipeline(std::vector<LayerArgs>& stack, const Kernel& kernel, int width, int64_t size) {

@@ -9,7 +9,7 @@ namespace fastrnn {
 
 // Whether so many layers like this one are better run by as many threads than each by all of them.
 // Pure: the decision, see pipeline.cpp.
-bool pipeline_pays(const ScanArgs& args, const Kernel& kernel, int layers, int threads);
+bool pipeline_pays(const ScanArgs& args, const Kernel& kernel, int width, int layers, int threads);
 
 // The stack, from the lowest layer on, a thread each: one direction, no sequence shorter than others,
 // nothing saved. `size` is that of a number, `width` of a block of units.
