@@ -271,7 +271,7 @@ def test_a_split_product_is_as_accurate_as_float32():
 
 
 def test_a_split_product_has_the_infinities_of_a_plain_one():
-    """inf - inf, which splitting makes, is no number's part; sizes near the ends are numbers."""
+    """inf - inf, which splitting makes, is no number's part."""
     a, b = torch.ones(16, 16), torch.full((16, 16), 0.5)
     a[0, 3], a[1, 4], a[2, 5] = torch.inf, -torch.inf, torch.nan
     a[3, 0], a[3, 1] = torch.inf, -torch.inf
@@ -280,7 +280,8 @@ def test_a_split_product_has_the_infinities_of_a_plain_one():
     plain = a @ b
     found = split_product(a, b)
     assert plain.isnan().any() and plain.isinf().any()
-    torch.testing.assert_close(found, plain, rtol=1e-6, atol=1e-44, equal_nan=True)
+    # Of a denormal number the small part is lost: under 2^-137 of each of 16, times a half.
+    torch.testing.assert_close(found, plain, rtol=1e-6, atol=2.0**-134, equal_nan=True)
 
 
 # --- the bound of a gate --------------------------------------------------------------------
@@ -298,12 +299,14 @@ def test_the_last_number_below_a_bound_has_its_gradient(cell, form, served):
     states = [torch.full((1, 1, units), 0.5) for _ in CELLS[cell].states]
     bias = [torch.zeros(G * units)] if CELLS[cell].apart else None
     options = Options(clips=[math.inf, math.inf, float(bound), math.inf])
-    out, finals, _ = boundary.scan(
+    _, finals, _ = boundary.scan(
         CELLS[cell], gates, [torch.zeros(G * units, units)], bias, None, states,
         options=options, backend="triton",
     )  # fmt: skip
     (found,) = torch.autograd.grad(sum(final.sum() for final in finals), gates)
     passes = torch.tensor([False, True, False, True, False]).repeat(G)
+    if cell == "gru":
+        passes[:units] = False  # there is no product that r could let through
     assert torch.equal(found.flatten() != 0, passes)
 
 

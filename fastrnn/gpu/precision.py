@@ -10,7 +10,8 @@ is for recurrent layers, and allows TF32 unless asked. Here:
 - ``tf32x3`` else: each number is the sum of two of TF32, and three of the four products of these
   are kept. What is lost is 2^-22 of each product, as much as float32's own sum loses soon. Where an
   infinity makes the small terms NaN, Triton takes the large ones alone, which is what IEEE gives.
-  A number within 2^-12 of the largest of float32 rounds to an infinity there.
+  A number within 2^-12 of the largest of float32 rounds to an infinity there, and denormal ones
+  keep their large part alone.
 
 The simple form's products follow the first switch alone.
 """
