@@ -41,7 +41,7 @@ struct Outer {
         const Product<C, 1> product{packed, count, transposed, kStride, false};
         product.run(0, last - m, 0, ceil_div(a.K, W), [&](int64_t row, int64_t u, V* sums) {
           C* out = static_cast<C*>(a.out) + (m + row) * a.out_row + u * W;
-          add(out, sums[0], int(min_of(W, a.K - u * W)), s > 0);
+          add(out, sums[0], int(min_of(W, a.K - u * W)), a.more || s > 0);
         });
       }
     }
@@ -91,7 +91,7 @@ struct Outer {
     }
     if (a.sum)
       for (int64_t m = m0; m < m1; m += W)
-        add(static_cast<C*>(a.sum) + m, sums[(m - m0) / W], int(min_of(W, m1 - m)), s > 0);
+        add(static_cast<C*>(a.sum) + m, sums[(m - m0) / W], int(min_of(W, m1 - m)), a.more || s > 0);
   }
 };
 

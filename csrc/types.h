@@ -119,6 +119,7 @@ struct OuterArgs {
   int64_t out_row = 0;
   void* sum = nullptr;             // [M], of a alone; or nullptr
   int64_t S = 0, M = 0, K = 0;
+  bool more = false;  // to be added to what is in `out` and `sum`
 };
 
 // A recurrence's weights as torch has them, contiguous: [G*H, I], [G*H, K], [G*H], [G*H], [P, H].

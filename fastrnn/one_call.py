@@ -1,8 +1,9 @@
-"""One layer, with gradients or without, its input product and scan in one call of the kernels.
+"""One layer, with gradients or without, in one call of the kernels forwards and one backwards.
 
 The general way writes the gates' input side of all steps to memory, to be read again by the
-scan; here it is made a few steps ahead, where it stays in the cache (`csrc/layer.h`). What wants to
-see operators pass, or to differentiate again, goes the general way.
+scan; here it is made a few steps ahead, where it stays in the cache (`csrc/layer.h`), and
+backwards its products follow the scan at once (`csrc/gradients.cpp`). What wants to see
+operators pass, or to differentiate again, goes the general way.
 
 With ``recompute`` nothing is kept for the backward but the states after every step. From them one
 step of all rows side by side makes again what the scan would have saved: a product of the size of

@@ -61,8 +61,26 @@ def test_long_sequences_in_chunks(cell, calls):
     assert calls
 
 
+# Gates' gradients of more than 8 MiB, so that the backward goes in windows of time: of 8 steps, of
+# which the one met last is short, or of one.
+MANY = [
+    Case("lstm", torch.float32, 128, batch=60, steps=70, features=20),
+    Case("lstm", torch.float32, 128, batch=600, steps=7, features=9, projection=16),
+    Case("gru", torch.float32, 172, batch=60, steps=70, features=9, hx=False),
+    Case("rnn_tanh", torch.float32, 515, batch=60, steps=70, features=9),
+]
+
+
+@pytest.mark.parametrize("case", MANY, ids=str)
+def test_backward_in_windows(case, calls):
+    assert_equal(case)
+    assert calls == [case.cell]
+
+
 def test_threads_change_no_bit(calls):
-    for case in (Case("lstm", torch.float32, 64, batch=24), Case("gru", torch.float32, 256)):
+    long = Case("lstm", torch.float32, 128, batch=64, steps=70, features=9)
+    short = Case("lstm", torch.float32, 64, batch=24), Case("gru", torch.float32, 256)
+    for case in (*short, long):
         arguments, found = draw(case, SEED), []
         for count in (1, 2):
             with threads(count):
