@@ -63,7 +63,7 @@ struct RoundedOuter {
         const Product<bfloat16, 1> product{packed, count, transposed, kStride, false};
         product.run(0, last - m, 0, ceil_div(a.K, W), [&](int64_t row, int64_t u, VecF* sums) {
           float* out = static_cast<float*>(a.out) + (m + row) * a.out_row + u * W;
-          add(out, sums[0], int(min_of(W, a.K - u * W)), s > 0);
+          add(out, sums[0], int(min_of(W, a.K - u * W)), s > 0 || a.more);
         });
       }
     }
@@ -110,7 +110,7 @@ struct RoundedOuter {
     }
     if (a.sum)
       for (int64_t m = m0; m < m1; m += W)
-        add(static_cast<float*>(a.sum) + m, sums[(m - m0) / W], int(min_of(W, m1 - m)), s > 0);
+        add(static_cast<float*>(a.sum) + m, sums[(m - m0) / W], int(min_of(W, m1 - m)), s > 0 || a.more);
   }
 };
 
