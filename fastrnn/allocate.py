@@ -76,3 +76,18 @@ def gradients(
         found.append(gates_x.new_empty(rows, recurrences, states[0].shape[2]))
         found.append(gates_x.new_empty(rows, recurrences, width // spec.num_gates))
     return found
+
+
+def layer_gradients(
+    input: Sequence[Tensor],
+    states: Sequence[Tensor],
+    weights: Sequence[Sequence[Tensor | None]],
+) -> list[list[Tensor | None]]:
+    """Of a whole layer: of its input, if it is there, its initial states, each direction's weights.
+
+    None for a weight that is not there.
+    """
+    return [
+        [None if tensor is None else tensor.new_empty(tensor.shape) for tensor in of]
+        for of in (input, states, *weights)
+    ]

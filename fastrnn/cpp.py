@@ -359,7 +359,7 @@ def layer_backward(
     grad_finals: Sequence[Tensor | None],
     of_x: bool,
     of_weights: bool,
-) -> tuple[Tensor | None, list[Tensor], list[list[Tensor | None]]]:
+) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Sequence[Tensor | None]]]:
     """Gradients of what `layer` was given: of x and the weights as asked for, and of the states.
 
     All that `layer` was given and has returned is contiguous; a gradient of None is one of zeros.
@@ -367,14 +367,16 @@ def layer_backward(
     rows, features = x.shape
     directions, batch, k = states[0].shape
     width = weights[0][0].shape[0]  # type: ignore[union-attr]
-    grad_x = x.new_empty(rows, features) if of_x else None
-    grad_states = [state.new_empty(state.shape) for state in states]
-    grad_weights: list[list[Tensor | None]] = []
-    if of_weights:
-        grad_weights = [[w if w is None else w.new_empty(w.shape) for w in of] for of in weights]
-    if grad_x is not None:
-        _fresh((grad_x,))
+    of_rows, grad_states, *grad_weights = allocate.layer_gradients(
+        [x] if of_x else [], states, weights if of_weights else []
+    )
+    grad_x = of_rows[0] if of_x else None
+    _fresh([grad for grad in of_rows if grad is not None])
     grads = [None if grad is None else grad.contiguous() for grad in (grad_out, *grad_finals)]
+
+    def addresses(tensors: Sequence[Tensor | None]) -> list[int]:
+        return [0 if tensor is None else _address(tensor) for tensor in tensors]
+
     _C.layer_backward(
         spec.name,
         _kind(x.dtype),
@@ -382,15 +384,15 @@ def layer_backward(
         (steps, batch, directions, features, width // spec.num_gates, k),
         bool(spec.apart),
         _address(x),
-        [[0 if tensor is None else _address(tensor) for tensor in each] for each in weights],
-        [_address(state) for state in states],
+        [addresses(each) for each in weights],
+        addresses(states),
         _address(out),
-        [_address(tensor) for tensor in saved] + [0] * (2 - len(saved)),
-        0 if grads[0] is None else _address(grads[0]),
-        [0 if grad is None else _address(grad) for grad in grads[1:]],
-        0 if grad_x is None else grad_x.data_ptr(),
-        [grad.data_ptr() for grad in grad_states],
-        [[0 if grad is None else grad.data_ptr() for grad in each] for each in grad_weights],
+        addresses(saved) + [0] * (2 - len(saved)),
+        *addresses(grads[:1]),
+        addresses(grads[1:]),
+        *addresses([grad_x]),
+        addresses(grad_states),
+        [addresses(each) for each in grad_weights],
     )
     return grad_x, grad_states, grad_weights
 

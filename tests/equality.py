@@ -323,8 +323,12 @@ def kink_allows(case: Case) -> bool:
 
 @functools.lru_cache(maxsize=4)  # the instruction sets take their turns on one case
 def samples(case: Case, seed: int = SEED) -> list[Sample]:
-    """As many draws as make the error of a small tensor more than a matter of luck."""
-    shapes = (*case.weight_shapes.values(), *case.state_shapes.values())
+    """As many draws as make the error of a small tensor more than a matter of luck.
+
+    One recurrence's state counts: all that comes after it has the error of its few numbers.
+    """
+    states = (shape[1:] for shape in case.state_shapes.values())
+    shapes = (*case.weight_shapes.values(), *states)
     wanted = math.ceil(32 / min(math.prod(shape) for shape in shapes))
     found: list[Sample] = []
     for attempt in itertools.count():

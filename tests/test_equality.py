@@ -290,13 +290,15 @@ def nan_filled(monkeypatch):
             parts = function(*args)
             for part in parts:
                 for tensor in [part] if isinstance(part, torch.Tensor) else part:
-                    handed.append(tensor.fill_(torch.nan))
+                    if tensor is not None:
+                        handed.append(tensor.fill_(torch.nan))
             return parts
 
         return filled
 
     monkeypatch.setattr(allocate, "results", filling(allocate.results))
     monkeypatch.setattr(allocate, "gradients", filling(allocate.gradients))
+    monkeypatch.setattr(allocate, "layer_gradients", filling(allocate.layer_gradients))
     return handed
 
 
