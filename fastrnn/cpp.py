@@ -364,7 +364,7 @@ def layer_backward(
 
     All that `layer` was given and has returned is contiguous; a gradient of None is one of zeros.
     """
-    rows, features = x.shape
+    features = x.shape[1]
     directions, batch, k = states[0].shape
     width = weights[0][0].shape[0]  # type: ignore[union-attr]
     of_rows, grad_states, *grad_weights = allocate.layer_gradients(
