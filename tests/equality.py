@@ -289,7 +289,9 @@ class _Kink(torch.overrides.TorchFunctionMode):
 class _RoundedOperands(torch.overrides.TorchFunctionMode):
     """Products of what the dtype can hold, forward and backward, as torch's layers have them.
 
-    The reference keeps h and the gates' gradients wide.
+    The reference keeps h and the gates' gradients wide. Kernels do as well for float16, but for
+    the factors of a projection's gradient, which they return in float16: of the products it is
+    the one that makes h narrower.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -297,7 +299,10 @@ class _RoundedOperands(torch.overrides.TorchFunctionMode):
         self.dtype = dtype
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function.__name__ not in ("matmul", "__matmul__"):
+        rounds = function.__name__ in ("matmul", "__matmul__")
+        if rounds and self.dtype == torch.float16:
+            rounds = args[1].shape[-1] <= args[1].shape[-2]
+        if not rounds:
             return function(*args, **(kwargs or {}))
         product = function(*(self.rounded(tensor) for tensor in args))
         if product.requires_grad:
@@ -350,7 +355,7 @@ def of_reference(compute, arguments, dtype: torch.dtype, oracle: dict[str, torch
     the draw (LayerNorm of a row of nearly equal numbers). Its error is then that of float32 on the
     same numbers, scaled to float64's rounding.
     """
-    if dtype == torch.bfloat16:  # float16's products take wide numbers
+    if dtype in (torch.bfloat16, torch.float16):
         with _RoundedOperands(dtype):
             return compute(arguments)
     if dtype != torch.float64:

@@ -4,10 +4,12 @@ Tiles are small here, so that few numbers are several tiles: 16 queries, 32 or 6
 wide enough for one draw to be no matter of luck.
 """
 
+import contextlib
 import functools
 from dataclasses import replace
 
 import pytest
+import test_attention_equality
 import torch
 
 pytest.importorskip("triton")
@@ -51,10 +53,6 @@ def hold(case):
 @pytest.fixture(autouse=True)
 def any_isa(monkeypatch):
     """The rule's loop over instruction sets has one round, of none."""
-    import contextlib
-
-    import test_attention_equality
-
     monkeypatch.setattr(test_attention_equality, "use_isa", lambda isa: contextlib.nullcontext())
 
 
@@ -98,8 +96,14 @@ def test_scores(score, dtype):
     [("dot", 15, 31), ("dot", 16, 32), ("dot", 17, 65), ("dot", 1, 33), ("dot", 33, 1),
      ("additive", 16, 64), ("additive", 15, 33), ("additive", 17, 1)],
 )  # fmt: skip
-def test_sizes_around_the_tiles(score, queries, keys):
+def test_sizes_around_the_tiles(score, queries, keys, monkeypatch):
     width, value_width = (16, 17) if queries % 2 else (17, 0)
+    if keys == 1:
+        # The weight is 1 and the score's gradient nothing but the rounding of two sums of a value's
+        # width, one of them in another order (docs/performance.md, attention, 14).
+        floor = test_attention_equality.FLOOR
+        more = (value_width or width) * torch.finfo(F32).eps
+        monkeypatch.setitem(floor, F32, floor[F32] + more)
     options = ("causal=bottom_right", "return_lse")
     if not value_width:
         options = (*options, "return_weights")
