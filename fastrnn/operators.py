@@ -20,6 +20,13 @@ library = torch.library.Library("fastrnn", "DEF")
 _CLASSES = (Tensor, torch.nn.Parameter)
 
 
+def transformed() -> bool:
+    """Whether a transform of `torch.func` runs; while tracing, no."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def watched(tensors: Iterable[Tensor]) -> bool:
     """Whether anyone wants to see operators pass: tracing, a transform, a mode, a tensor's class.
 
@@ -28,7 +35,7 @@ def watched(tensors: Iterable[Tensor]) -> bool:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return True
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if transformed():
         return True
     if torch._C._len_torch_dispatch_stack():
         return True

@@ -9,6 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from . import int8, modules
 from .cells import CELLS
@@ -24,9 +27,12 @@ _CLASSES = {
     for name in ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
     for library in (nn, modules)
 }
+# Hooks that write a weight before each forward; `remove_weight_norm` and so on leave the weight.
+_MAKES_WEIGHTS = (WeightNorm, SpectralNorm, BasePruningMethod)
 # Settings that do nothing without gradients in evaluation, or that the quantised layer has too.
 _HARMLESS = (
-    "recurrent_dropout", "weight_dropout", "grad_clip", "checkpoint_every", "reverse",
+    "recurrent_dropout", "weight_dropout", "grad_clip", "checkpoint_every", "recompute",
+    "reverse",
 )  # fmt: skip
 
 
@@ -70,9 +76,12 @@ def quantize_dynamic(
         in a warning, with the reasons; all other modules are left alone in silence.
 
     Raises:
+        TypeError: ``module`` is no module.
         ValueError: another ``dtype``; a weight with a number that is not finite.
         RuntimeError: ``module`` is itself a layer that cannot be quantised.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module should be a torch.nn.Module, got {type(module).__name__}")
     if dtype != torch.qint8:
         raise ValueError(f"dtype should be torch.qint8, got: {dtype}")
     if not inplace:
@@ -114,6 +123,9 @@ def _why_not(layer: nn.Module) -> str | None:
         return f"{kind.__name__} has no kernel with int8 weights"
     if "forward" in vars(layer):
         return f"the forward of this {kind.__name__} was replaced"
+    for hook in layer._forward_pre_hooks.values():
+        if isinstance(hook, _MAKES_WEIGHTS):
+            return f"{type(hook).__name__} makes a weight of this {kind.__name__} anew in each call"
     if getattr(layer, "num_heads", 1) != 1:
         return f"{kind.__name__} with num_heads={layer.num_heads}"
     mode = getattr(layer, "mode", "GRU").lower()

@@ -21,6 +21,7 @@ from .checks import check_cell
 from .forms import Bias, split_heads, states_by_head, states_of_heads, weight_names
 from .layer_checks import check_layers
 from .linear import linear
+from .operators import transformed
 from .options import PLAIN, Options
 from .scan import scan
 from .sequences import OFF, Call, Settings, clear_padding, drop_weights, options_of, split
@@ -170,8 +171,10 @@ class _Layer:
             options = options_of(
                 self.spec, settings, call, training, rows, states, first, self.num_heads
             )
+        # What is saved less in the forward is made again by hooks, which torch.func does not take.
+        saves = torch.is_grad_enabled() and not transformed()
         every = settings.checkpoint_every
-        if every and torch.is_grad_enabled():
+        if every and saves:
             # Each direction by itself: they meet the windows in different orders.
             found = [
                 scan_in_windows(
@@ -185,7 +188,7 @@ class _Layer:
             out = torch.cat(outs, 1)
             last: Sequence[Tensor] = [torch.cat(kind) for kind in zip(*lasts, strict=True)]
             others: Sequence[Tensor] = [torch.cat(kind, 1) for kind in zip(*alls, strict=True)]
-        elif settings.recompute and torch.is_grad_enabled():
+        elif settings.recompute and saves:
             out, last, others = self._recomputed(rows, states, options)
         else:
             out, last, others = self._scan(rows, states, options)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from equality import FLOOR, threads, use_isa
 from torch import nn
+from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
@@ -204,8 +205,8 @@ def test_stacks_directions_and_forms(mode):
             one = build(mode, below.shape[2], 18, batch_first=True, reverse=bool(suffix))
             one = fastrnn.quantize_dynamic(one)
             state = {n: t for n, t in layer.state_dict().items() if n.endswith(f"_l{i}{suffix}")}
-            one.load_state_dict({n.removesuffix(suffix).replace("_l1", "_l0"): t
-                                 for n, t in state.items()})  # fmt: skip
+            names = {n: n.removesuffix(suffix).replace("_l1", "_l0") for n in state}
+            one.load_state_dict({names[n]: t for n, t in state.items()} | {"sizes": one.sizes})
             out, end = one(below)
             outputs.append(out)
             ends.append(as_tuple(end))
@@ -474,17 +475,57 @@ X = torch.randn(2, 5, 3)
         (lambda q, c: q(X[:0]), RuntimeError, "larger than 0"),
         (lambda q, c: q(X[None]), ValueError, "2D or 3D, got 4D"),
         (lambda q, c: q(3), TypeError, "got int"),
-        (lambda q, c: q(X, lengths=torch.tensor([1, 2, 3, 1, 1])), ValueError, "between 0 and 2"),
-        (lambda q, c: q(X, lengths=torch.tensor([1, 2])), RuntimeError, "5 integers"),
+        (lambda q, c: q(X, lengths=torch.tensor([1, 2, 3, 1, 1])), ValueError, "number of steps, 2, got 3"),
+        (lambda q, c: q(X, lengths=torch.tensor([1, 2])), RuntimeError, r"lengths size \(5,\)"),
+        (lambda q, c: q(X, lengths=[1, 2]), TypeError, "lengths should be a tensor, got list"),
+        (lambda q, c: q(X, lengths=torch.ones(5).bool()), TypeError, "should be integers"),
         (lambda q, c: c(X), ValueError, "1D or 2D, got 3D"),
         (lambda q, c: c(X[0], torch.zeros(4, 4)), RuntimeError, "hx size"),
         (lambda q, c: q.double()(X), RuntimeError, "takes contiguous tensors"),
         (lambda q, c: fastrnn.quantize_dynamic(q, torch.float16), ValueError, "torch.qint8"),
+        (lambda q, c: fastrnn.quantize_dynamic(3), TypeError, "torch.nn.Module, got int"),
     ],
 )
 def test_errors(call, error, words):
     with pytest.raises(error, match=words):
         call(fastrnn.quantize_dynamic(LAYER), fastrnn.quantize_dynamic(CELL))
+
+
+def test_other_sizes_do_not_load():
+    """Though they are padded to the same shapes."""
+    one, other = (fastrnn.quantize_dynamic(nn.Sequential(nn.LSTM(i, 6))) for i in (5, 6))
+    assert one[0].weight_ih_l0.shape == other[0].weight_ih_l0.shape
+    with pytest.raises(RuntimeError, match=r"\[5, 6, 0\] in the checkpoint, \[6, 6, 0\]"):
+        other.load_state_dict(one.state_dict())
+
+
+@pytest.mark.parametrize("how", ["weight_norm", "spectral_norm", "prune"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_weights_made_by_hooks_are_left(how):
+    layer = nn.LSTM(3, 4)
+    if how == "prune":
+        prune.l1_unstructured(layer, "weight_hh_l0", 0.5)
+    else:
+        getattr(nn.utils, how)(layer, "weight_hh_l0")
+    # In place: torch does not copy such layers.
+    with pytest.raises(RuntimeError, match="makes a weight of this LSTM anew"):
+        fastrnn.quantize_dynamic(layer, inplace=True)
+    with pytest.warns(UserWarning, match="0: .* makes a weight"):
+        assert fastrnn.quantize_dynamic(nn.Sequential(layer), inplace=True)[0] is layer
+
+
+def test_lengths_of_no_sequences():
+    layer = fastrnn.quantize_dynamic(LAYER)
+    output, _ = layer(X[:, :0], lengths=torch.zeros(0, dtype=torch.long))
+    assert output.shape == (2, 0, 4)
+
+
+def test_recompute_is_of_training():
+    layer = fastrnn.LSTM(3, 4, recompute=True)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            fastrnn.quantize_dynamic(layer)(X)[0], layer(X)[0], atol=0.02, rtol=0
+        )
 
 
 def test_weights_that_are_not_finite():

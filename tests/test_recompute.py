@@ -3,6 +3,7 @@
 import pytest
 import torch
 from equality import FLOOR, threads
+from torch.func import functional_call
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
@@ -172,6 +173,20 @@ def test_double_backward_compile_and_vmap():
         for layer in (compiled, plain)
     )
     close(found, expected)
+
+
+@pytest.mark.parametrize("setting", [{"recompute": True}, {"checkpoint_every": 2}], ids=str)
+def test_in_a_transform_all_is_saved(setting):
+    layer = fastrnn.GRU(3, 4, 2, **setting)
+    x = torch.randn(5, 2, 3)
+    weights = dict(layer.named_parameters())
+
+    def loss(weights):
+        return functional_call(layer, weights, (x,))[0].square().sum()
+
+    found = torch.func.grad(loss)(weights)
+    expected = torch.autograd.grad(loss(weights), list(weights.values()))
+    close(list(found.values()), expected)
 
 
 def test_nothing_changes_without_gradients():

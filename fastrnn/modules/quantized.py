@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import inference, int8
 from ..cells import CELLS, CellSpec
+from ..sequences import check_lengths
 from .states import State, as_input, as_states, map_state
 
 __all__ = [
@@ -38,6 +39,8 @@ class _Quantized(nn.Module):
         self.input_size, self.hidden_size, self.proj_size = input_size, hidden_size, proj_size
         self._suffixes: tuple[str, ...] = ("",)
         self.training = False
+        # Weights lie padded, so that their shapes do not tell.
+        self.register_buffer("sizes", torch.tensor([input_size, hidden_size, proj_size]))
 
     def _spec(self) -> CellSpec:
         return CELLS[self.cell]
@@ -57,6 +60,28 @@ class _Quantized(nn.Module):
                 bias = getattr(module, f"bias_{kind}{suffix}", None)
                 bias = None if bias is None else bias.detach().clone()
                 self.register_buffer(f"bias_{kind}{suffix}", bias)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        name = f"{prefix}sizes"
+        given, own = state_dict.get(name), self._buffers["sizes"]
+        if isinstance(given, Tensor) and own is not None and not torch.equal(given.cpu(), own):
+            error_msgs.append(
+                "size mismatch: input_size, hidden_size and proj_size are "
+                f"{given.tolist()} in the checkpoint, {own.tolist()} in the current model."
+            )
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     @property
     def _sizes(self) -> dict[str, tuple[int, int]]:
@@ -79,7 +104,7 @@ class _Quantized(nn.Module):
         """The weights that this layer computes with, float32, by their names in a float layer."""
         found = {}
         for name, buffer in self._buffers.items():
-            if buffer is None or name.startswith("scale_"):
+            if buffer is None or not name.startswith(("weight_", "bias_")):
                 continue
             if name.startswith("bias_"):
                 found[name] = buffer
@@ -277,10 +302,7 @@ class _QuantizedLayer(_Quantized):
     ) -> tuple[Tensor, State]:
         """Longest first, rows of the steps that there are, as packed sequences lie."""
         steps, batch = input.shape[:2]
-        if lengths.shape != (batch,) or lengths.is_floating_point():
-            raise RuntimeError(f"Expected lengths of {batch} integers, got {list(lengths.shape)}")
-        if lengths.min() < 0 or lengths.max() > steps:
-            raise ValueError(f"lengths should be between 0 and {steps}, got {lengths.tolist()}")
+        lengths = check_lengths(lengths, steps, batch, input.device)
         sorted_lengths, order = lengths.sort(descending=True, stable=True)
         there = torch.arange(steps).unsqueeze(1) < sorted_lengths
         if state is not None:
