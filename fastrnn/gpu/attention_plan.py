@@ -120,14 +120,13 @@ def _backward(p: Problem, device: Device, wide: int, which: str) -> Tiles:
 
 
 def _of_keys(p: Problem, device: Device, wide: int) -> Tiles:
-    """Both sums of a key are held. Only Hopper has room for many keys beside the operands."""
-    hopper = device.capability[0] == 9
+    """Both sums of a key are held; many keys beside them, only narrow ones."""
     if p.extras:
         return Tiles(32 if wide <= 128 else 16, 64 if wide <= 128 else 32, 8, 2, "few of both")
     if wide <= 64:
-        return Tiles(64 if hopper else 32, 128, 8, 2, "narrow: many keys")
+        return Tiles(32, 128, 8, 2, "narrow: many keys")
     if wide <= 128:
-        return Tiles(32, 128 if hopper else 64, 8, 2, "128 wide: few queries")
+        return Tiles(32, 64, 8, 2, "128 wide: few queries")
     return Tiles(16, 32 if device.capability >= (10, 0) else 64, 8, 2, "256 wide: few of both")
 
 
@@ -136,7 +135,7 @@ def _float32(p: Problem, wide: int, queries: int) -> Tiles:
     warps = 4 if wide <= 128 else 8
     if _split(p) or wide > 128:
         return Tiles(queries, 32, warps, 1, "float32, wide: sums in parts", part=_PART)
-    return Tiles(32, 32, warps, 1, "float32, wide")
+    return Tiles(queries, 32, warps, 1, "float32, wide")
 
 
 def _additive(p: Problem, device: Device, which: str) -> Tiles:
@@ -144,7 +143,8 @@ def _additive(p: Problem, device: Device, which: str) -> Tiles:
     if which in PASSES[:3] and p.Tq <= 8:
         n = 64 if wide <= 128 else 16 if which == "of_keys" else 32
         divide = splits(p.heads * p.Tq, p.Tk, n, device) if which == "forward" else 1
-        return Tiles(1, n, 4, 1, "few queries: tanh for no others", splits=divide)
+        warps = 8 if which == "of_keys" and wide > 128 else 4
+        return Tiles(1, n, warps, 1, "few queries: tanh for no others", splits=divide)
     if _bytes(p) == 4 and wide > 64:
         queries = 16 if which == "of_keys" else 32
         return Tiles(queries, 32, 8, 1, "wide values of float32: sums in parts", part=_PART)

@@ -152,7 +152,7 @@ def _full(p: Problem, block_h: int, backward: bool) -> bool:
         )
     if block_h > 64:
         return backward or p.G > 3 or p.dtype == torch.float32
-    return p.asked > 0 and _split(p)
+    return p.asked > 0 and (_split(p) or (backward and p.G > 3 and p.asked > 1))
 
 
 def _grid(p: Problem, device: Device, backward: bool) -> Plan | None:
@@ -212,9 +212,10 @@ def _crowded(
     Such a call streams its weights.
     """
     if _split(p):
-        return block_b > 16 or (backward and weights > 160 << 10)
+        return block_b > 16 or (backward and (weights > 160 << 10 or (p.G == 4 and padded > 384)))
     if backward:
-        return device.capability < (9, 0) and p.dtype == torch.float32 and padded > 512
+        wide = padded > 512 and p.dtype == torch.float32
+        return wide and (device.capability < (9, 0) or (p.G == 4 and block_b > 16))
     if p.dtype == torch.float32:
         return padded > (512 if block_b == 16 else 256)
     if block_b == 64:
@@ -249,7 +250,7 @@ def _stream(p: Problem, device: Device, backward: bool, why: str) -> Plan:
         "stream", f"{why}: {tiles} tiles of {tall} x {block_b} read from the L2 cache each step",
         block_b=block_b, block_h=block_h, block_k=128 // _BYTES[p.dtype], block_p=64, warps=8,
         stages=stages, programs=min(tiles, device.processors),
-        registers=255 if backward and p.G == 1 else None,
+        registers=255 if backward and (p.G == 1 or p.asked) else None,
     )  # fmt: skip
 
 
