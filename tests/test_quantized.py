@@ -475,7 +475,7 @@ X = torch.randn(2, 5, 3)
         (lambda q, c: q(X[:0]), RuntimeError, "larger than 0"),
         (lambda q, c: q(X[None]), ValueError, "2D or 3D, got 4D"),
         (lambda q, c: q(3), TypeError, "got int"),
-        (lambda q, c: q(X, lengths=torch.tensor([1, 2, 3, 1, 1])), ValueError, "number of steps, 2, got 3"),
+        (lambda q, c: q(X, lengths=torch.tensor([1, 2, 3, 1, 1])), ValueError, "2, got 3"),
         (lambda q, c: q(X, lengths=torch.tensor([1, 2])), RuntimeError, r"lengths size \(5,\)"),
         (lambda q, c: q(X, lengths=[1, 2]), TypeError, "lengths should be a tensor, got list"),
         (lambda q, c: q(X, lengths=torch.ones(5).bool()), TypeError, "should be integers"),
