@@ -333,7 +333,8 @@ def samples(case: Case, seed: int = SEED) -> list[Sample]:
     One recurrence's state counts: all that comes after it has the error of its few numbers.
     """
     states = (shape[1:] for shape in case.state_shapes.values())
-    shapes = (*case.weight_shapes.values(), *states)
+    input = (case.steps, case.batch, case.features)
+    shapes = (*case.weight_shapes.values(), *states, input)
     wanted = math.ceil(32 / min(math.prod(shape) for shape in shapes))
     found: list[Sample] = []
     for attempt in itertools.count():
