@@ -301,7 +301,9 @@ class _RoundedOperands(torch.overrides.TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         rounds = function.__name__ in ("matmul", "__matmul__")
         if rounds and self.dtype == torch.float16:
-            rounds = args[1].shape[-1] <= args[1].shape[-2]
+            row_by_matrix = args[1].dim() > 1  # else a matrix by a column
+            given, made = args[1].shape[-2:] if row_by_matrix else reversed(args[0].shape[-2:])
+            rounds = made < given
         if not rounds:
             return function(*args, **(kwargs or {}))
         product = function(*(self.rounded(tensor) for tensor in args))
