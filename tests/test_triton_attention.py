@@ -150,7 +150,7 @@ def test_pairs_are_an_option(monkeypatch):
         ("dot", 1, 0, {"block_m": 1, "splits": 3}),
         ("dot", 3, 1, {"together": True, "splits": 2}),
         ("additive", 1, 0, {"block_m": 1, "splits": 2}),
-        ("additive", 2, 1, {"block_m": 1}),
+        ("additive", 2, 1, {"block_m": 1, "block_n": 8}),
     ],
 )
 def test_few_queries(score, queries, kv_heads, changes, tiles):

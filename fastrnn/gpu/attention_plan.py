@@ -141,7 +141,7 @@ def _float32(p: Problem, wide: int, queries: int) -> Tiles:
 def _additive(p: Problem, device: Device, which: str) -> Tiles:
     wide = block(p.Ev)
     if which in PASSES[:3] and p.Tq <= 8:
-        n = 64 if wide <= 128 else 16 if which == "of_keys" else 32
+        n = 64 if wide <= 128 else 8 if which == "of_keys" else 32
         divide = splits(p.heads * p.Tq, p.Tk, n, device) if which == "forward" else 1
         warps = 8 if which == "of_keys" and wide > 128 else 4
         return Tiles(1, n, warps, 1, "few queries: tanh for no others", splits=divide)
