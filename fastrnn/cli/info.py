@@ -65,7 +65,7 @@ def _machine() -> Iterator[tuple[str, str]]:
         yield package, _version(package)
     yield "CPU", cpu_name()
     yield from _extension()
-    yield "float32 products", precision.precision()
+    yield "products", precision.precision()
     yield "threads", str(torch.get_num_threads())
     yield "OpenMP runtime", _openmp()
     for index in range(torch.cuda.device_count()):
