@@ -380,11 +380,11 @@ def test_windows_of_time_add_up():
     torch.manual_seed(0)
     layer, x = fastrnn.LSTM(9, 40), torch.randn(400, 64, 9)
     upstream, found = torch.randn(400, 64, 40), {}
-    for precision in ("highest", "medium"):
+    for name in ("highest", "medium"):
         given = x.clone().requires_grad_()
-        with fastrnn.use_precision(precision):
+        with fastrnn.use_precision(name):
             output, _ = layer(given)
-            found[precision] = torch.autograd.grad(output, [given, *layer.parameters()], upstream)
+            found[name] = torch.autograd.grad(output, [given, *layer.parameters()], upstream)
     # Two factors rounded to 2^-9 each, in the forward and again in the backward.
     for medium, highest in zip(found["medium"], found["highest"], strict=True):
         assert (medium - highest).norm() < 4 * 2**-9 * highest.norm()
