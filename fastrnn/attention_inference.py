@@ -42,5 +42,6 @@ def attention(
         width = query.shape[-1] if query.dim() else 0
         scale = width**-0.5 if score == "scaled_dot" and width else 1.0
     return cpp._C.attention_infer(
-        query, key, value, torch.get_num_threads(), is_causal, float(scale), bool(enable_gqa)
+        query, key, value, attention_cpp.kind_of(dtype), torch.get_num_threads(), is_causal,
+        float(scale), bool(enable_gqa),
     )  # fmt: skip

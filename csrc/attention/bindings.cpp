@@ -37,9 +37,9 @@ constexpr const char* kScoreNames[] = {
 #undef SCORE
 };
 
-const AttentionKernel& kernel_of(const std::string& score, int dtype) {
+const AttentionKernel& kernel_of(const std::string& score, int kind) {
   for (int id = 0; id < kNumScores; ++id)
-    if (score == kScoreNames[id]) return table().attention->kernels[id][dtype];
+    if (score == kScoreNames[id]) return table().attention->kernels[id][kind];
   throw std::invalid_argument("there is no kernel for the score '" + score + "'");
 }
 
@@ -78,15 +78,15 @@ double operations(const AttentionArgs& a, int products) {
          double(a.E + a.Ev) / 2;
 }
 
-void forward(const std::string& score, int dtype, int threads, const Common& common,
+void forward(const std::string& score, int kind, int threads, const Common& common,
              const Four& out, const Four& lse, const Four& found) {
   py::gil_scoped_release release;
   AttentionArgs a = common.read();
   a.out = heads(out), a.lse = per_query(lse), a.found = heads(found);
-  run_tasks(a, kernel_of(score, dtype).forward, operations(a, 2), threads);
+  run_tasks(a, kernel_of(score, kind).forward, operations(a, 2), threads);
 }
 
-void backward(const std::string& score, int dtype, int threads, const Common& common,
+void backward(const std::string& score, int kind, int threads, const Common& common,
               const Four& out, const Four& lse, const Four& grad_out, const Four& grad_found,
               const Four& grad_row, const std::array<Four, 3>& grads,
               const std::array<Four, 2>& grads_per_query, int64_t slices, int64_t grad_vector,
@@ -102,10 +102,10 @@ void backward(const std::string& score, int dtype, int threads, const Common& co
   a.grad_vector = address<void>(grad_vector), a.grad_mask = address<void>(grad_mask);
   a.mask_B = mask_sizes[0], a.mask_H = mask_sizes[1];
   a.mask_Q = mask_sizes[2], a.mask_K = mask_sizes[3];
-  const AttentionKernel& kernel = kernel_of(score, dtype);
+  const AttentionKernel& kernel = kernel_of(score, kind);
   // Kept for the next call: the faults of fresh pages cost more than what is written there.
   const int64_t numbers = slices > 1 ? a.B * a.H * slices * a.Tq * kernel.partial_row(a) : 0;
-  const Aligned partial(size_t(numbers) * (dtype == int(DType::kFloat64) ? 8 : 4));
+  const Aligned partial(size_t(numbers) * (kind == int(DType::kFloat64) ? 8 : 4));
   a.partial = partial.data;
   run_tasks(a, kernel.backward, operations(a, 5), threads);
   run_tasks(a, kernel.finish, operations(a, 5), threads);
@@ -120,8 +120,8 @@ Heads heads(const Plain& t) {
 
 // Dot attention without gradients and options, in one call: the output, or None where the
 // tensors are not as plain as that or do not go together, which the general way has words for.
-py::object infer(py::handle query, py::handle key, py::handle value, int threads, bool causal,
-                 double scale, bool grouped) {
+py::object infer(py::handle query, py::handle key, py::handle value, int kind, int threads,
+                 bool causal, double scale, bool grouped) {
   Plain q, k, v;
   for (const auto& [object, into] : {std::pair(query, &q), std::pair(key, &k), std::pair(value, &v)})
     if (!into->read(object.ptr()) || !into->last_contiguous() || into->dtype != q.dtype)
@@ -156,7 +156,7 @@ py::object infer(py::handle query, py::handle key, py::handle value, int threads
       for (size_t i = 0; i < queries; ++i) last[i] = int32_t(std::min<int64_t>(int64_t(i) + 1, a.Tk));
       a.first = {first.data(), 0, 0, 1}, a.last = {last.data(), 0, 0, 1};
     }
-    run_tasks(a, table().attention->kernels[k_score_dot][q.dtype].forward, operations(a, 2), threads);
+    run_tasks(a, table().attention->kernels[k_score_dot][kind].forward, operations(a, 2), threads);
   }
   return out;
 }
@@ -166,10 +166,10 @@ std::vector<std::string> scores() {
 }
 
 // Numbers in a row of `grad_vector`.
-int64_t vector_row(const std::string& score, int dtype, int64_t width) {
+int64_t vector_row(const std::string& score, int kind, int64_t width) {
   AttentionArgs a;
   a.E = width;
-  return kernel_of(score, dtype).partial_row(a);
+  return kernel_of(score, kind).partial_row(a);
 }
 
 }  // namespace
