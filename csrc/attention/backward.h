@@ -73,16 +73,14 @@ struct TileGradient {
     if (a.Tk <= kKeys) return;  // a tile holds all that a query sees: see `one_row`
     RowBlock<S> g = queries_of<S>(a.grad_out, a.Ev, b, h, t0, t1);
     cut_to_seeing(a, b, h, t0, g);
-    Op::right_columns(queries_of<S>(a.out, a.Ev, b, h, t0, t1), out_columns, kQueries);
+    Right<T> out = Op::right_columns(queries_of<S>(a.out, a.Ev, b, h, t0, t1), out_columns, kQueries);
     if constexpr (kTerms<S> > 0) {
-      // A tile's order of sums is its own: its diagonal.
-      const Right<T> out = {out_columns, kQueries, Op::size(kQueries, a.Ev) / kTerms<S>};
+      // The order of a tile's sums is its own; what is wanted is on its diagonal.
       Left<T> grad = Op::left(g, grad_columns);
       C square[16 * 16];
-      for (int64_t r = 0; r < t1 - t0; r += 16, grad.data += 16 * grad.row) {
+      for (int64_t r = 0; r < t1 - t0; r += 16, grad.data += 16 * grad.row, out.data += 16) {
         const int64_t count = min_of(16, t1 - t0 - r);
-        matmul<S>(count, 16, Op::units(a.Ev), grad, Right<T>{out.data + r, out.k, out.plane}, square,
-                  16, false);
+        matmul<S>(count, 16, Op::units(a.Ev), grad, out, square, 16, false);
         for (int64_t i = 0; i < count; ++i) to[r + i] = square[17 * i];
       }
     } else {
@@ -90,7 +88,7 @@ struct TileGradient {
       for (int64_t r = 0; r < t1 - t0; r += W) {
         V sum = V{};
         for (int64_t x = 0; x < Op::units(a.Ev) * kQueries; x += kQueries)
-          multiply_add(sum, grad_columns + x + r, out_columns + x + r);
+          multiply_add(sum, grad_columns + x + r, out.data + x + r);
         store(to + r, sum);
       }
     }
