@@ -15,7 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from . import int8, modules
 from .cells import CELLS
-from .modules import quantized
+from .modules import quantized, quantized_cells
 from .sequences import OFF, Settings, as_keywords
 
 __all__ = ["quantize_dynamic"]
@@ -23,8 +23,9 @@ __all__ = ["quantize_dynamic"]
 Filter = Callable[[nn.Module, str], bool]
 
 _CLASSES = {
-    getattr(library, name): getattr(quantized, f"Quantized{name}")
-    for name in ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
+    getattr(library, name.removeprefix("Quantized")): getattr(made, name)
+    for made in (quantized, quantized_cells)
+    for name in made.__all__
     for library in (nn, modules)
 }
 # Hooks that write a weight before each forward; `remove_weight_norm` and so on leave the weight.

@@ -155,6 +155,12 @@ def test_an_unknown_name(ask):
         ask("cuda", *cell_arguments())
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRUCell", "MinGRU", "MinGRUCell"])
+def test_a_layer_refuses_an_unknown_name_as_it_is_made(name):
+    with pytest.raises(ValueError, match=r"backend should be one of cpp, .*'cuda'"):
+        getattr(fastrnn, name)(2, 3, backend="cuda")
+
+
 def test_report_names_every_op_and_backend():
     rows = backends.report()
     ops = [*CELLS, *(f"attention: {score}" for score in SCORES)]
