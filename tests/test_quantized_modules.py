@@ -145,6 +145,35 @@ def test_compiles_in_one_graph(form):
     assert equal(found, layer(x))
 
 
+@pytest.mark.parametrize("form", ["LSTM", "GRU", "GRUCell"])
+def test_vmap_over_inputs_and_states(form):
+    layer = fastrnn.quantize_dynamic(getattr(fastrnn, form)(4, 6))
+    x = torch.randn(3, 2, 4) if form == "GRUCell" else torch.randn(3, 5, 2, 4)
+    state = torch.randn(2, 6, 3) if form == "GRUCell" else torch.randn(1, 2, 6, 3)
+    hx = (state, -state) if form == "LSTM" else state
+    expected = [
+        flat(layer(x[i], tuple(s[..., i] for s in hx) if form == "LSTM" else state[..., i]))
+        for i in range(3)
+    ]
+    expected = [torch.stack(each) for each in zip(*expected, strict=True)]
+    assert equal(torch.func.vmap(layer, in_dims=(0, -1))(x, hx), expected)
+    shared = torch.func.vmap(layer, in_dims=(None, -1))(x[0], hx)
+    assert equal([each[0] for each in flat(shared)], [each[0] for each in expected])
+
+
+def test_vmap_over_padded_sequences_and_not_over_weights():
+    layer = fastrnn.quantize_dynamic(fastrnn.LSTM(4, 6, bidirectional=True))
+    x, lengths = torch.randn(3, 5, 2, 4), torch.tensor([3, 5])
+
+    def last(x):
+        return layer(x, lengths=lengths)[1][0]
+
+    assert equal(torch.func.vmap(last)(x), torch.stack([last(each) for each in x]))
+    weights = {name: torch.stack([b, b]) for name, b in layer.named_buffers() if "weight" in name}
+    with pytest.raises(ValueError, match="vmap over int8 weights"):
+        torch.func.vmap(lambda w: torch.func.functional_call(layer, w, (x[0],))[0])(weights)
+
+
 def test_repr():
     text = repr(fastrnn.quantize_dynamic(nn.GRU(3, 4, 2, bias=False, batch_first=True)))
     assert text == (
