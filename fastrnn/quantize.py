@@ -140,7 +140,10 @@ def _why_not(layer: nn.Module) -> str | None:
         return f"{kind.__name__} with {layer.beyond_torch}"
     for name, weight in _weights(layer):
         if weight.dtype != torch.float32 or weight.device.type != "cpu":
-            return f"{name} of this {kind.__name__} is {weight.dtype} on {weight.device}"
+            return (
+                f"{name} of this {kind.__name__} is {weight.dtype} on {weight.device}, and only "
+                "float32 on the CPU is quantised: layer.float().cpu() first"
+            )
         if weight.dim() == 2 and weight.shape[1] > int8.MOST_DEPTH:
             return f"{name} of this {kind.__name__} has rows longer than {int8.MOST_DEPTH}"
     return None
