@@ -159,7 +159,7 @@ def attention_backward(
     if lse.numel() == 0:
         return [grad.zero_() for grad in grads]
     call = _Call(inputs)
-    batch, heads, kv_heads, queries, keys, width, _ = call.sizes
+    batch, heads, kv_heads, _, keys, width, _ = call.sizes
     wide, dtype = lse.dtype, cpp._DTYPES[inputs.query.dtype]
     out, grad_out = _dense(out), _dense(grad_out)
     grad_extra = _dense(grad_found[0]) if grad_found else None
@@ -172,15 +172,10 @@ def attention_backward(
         pull = pull.sum(-1)
         grad_row = -pull if grad_row is None else grad_row - pull
     parts = slices(batch, kv_heads, keys)
-    step = _C.attention_partial_row(inputs.kind, dtype, width, inputs.centre is not None)
-    partial = lse.new_empty(batch * kv_heads * parts * (heads // max(kv_heads, 1)), queries, step)
-    cpp._fresh([partial])
     grad_vector = grad_mask = None
     mask_sizes: tuple[int, ...] = (1, 1, 1, 1)
     if inputs.vector is not None:
-        rows = step - partial.new_empty(0).shape[0]
-        if inputs.centre is not None:
-            rows = _C.attention_partial_row(inputs.kind, dtype, width, False)
+        rows = _C.attention_vector_row(inputs.kind, dtype, width)
         grad_vector = lse.new_empty(batch, heads, parts, rows)
     if with_mask:
         assert inputs.mask is not None
@@ -199,7 +194,6 @@ def attention_backward(
         _four(grad_row),
         [_four(grad) for grad in grads[:3]],
         [_four(grad) for grad in per_query],
-        partial.data_ptr(),
         parts,
         0 if grad_vector is None else grad_vector.data_ptr(),
         0 if grad_mask is None else grad_mask.data_ptr(),

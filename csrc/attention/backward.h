@@ -3,7 +3,7 @@
 //
 // A task is a slice of the keys of one head of keys, with all queries that read it: the
 // gradients of its keys and values are its own, and those of the queries go to a partial sum of
-// its own, which `finish` adds up in order. So nothing depends on which thread did what. The
+// its own, which `finish` adds up in order; of a single slice the task itself. So nothing depends on which thread did what. The
 // number of slices depends on the sizes alone, enough for kEnoughTasks tasks: memory stays
 // linear in the length.
 //
@@ -30,9 +30,10 @@ struct TileGradient {
   const int64_t width;      // Ev in whole vectors
   C *f, *slope, *kept;      // of a row: factors, derivatives of the cap, softmax
   C *s, *d;                 // weights; their gradients, then the scores'
-  T *value, *grad_out;      // right [Ev units][kKeys]; left [q][Ev units]
-  C* zero_sum;              // [q]: what the softmax takes off: sum of weight x gradient
-  T *out_columns, *grad_columns;  // [Ev units][q], for that
+  T *of_value, *of_grad_out;      // [Ev units][kKeys]; [q][Ev units]
+  T *out_columns, *grad_columns;  // [Ev units][q]
+  Right<T> value{};
+  Left<T> grad_out{};
   RowBlock<S> query_block{}, grad_block{}, key_block{};
 
   TileGradient(const AttentionArgs& a, Arena& arena)
@@ -43,9 +44,8 @@ struct TileGradient {
     f = arena.take<C>(kKeys);
     slope = arena.take<C>(kKeys);
     kept = arena.take<C>(kKeys);
-    value = arena.take<T>(units * kKeys);
-    grad_out = arena.take<T>(kQueries * units);
-    zero_sum = arena.take<C>(kQueries);
+    of_value = arena.take<T>(units * kKeys);
+    of_grad_out = arena.take<T>(kQueries * units);
     out_columns = arena.take<T>(units * kQueries);
     grad_columns = arena.take<T>(units * kQueries);
   }
@@ -54,52 +54,61 @@ struct TileGradient {
                 KeyRange seen) {
     key_block = keys_of<S>(a, a.key, a.E, b, h, k0, keys, seen);
     score.set_keys(key_block, true);
-    Op::right_columns(keys_of<S>(a, a.value, a.Ev, b, h, k0, keys, seen), value, kKeys);
+    value = Op::right_columns(keys_of<S>(a, a.value, a.Ev, b, h, k0, keys, seen), of_value, kKeys);
   }
 
   // Queries that see nothing read as zeros: they may be padding.
   void set_queries(const AttentionArgs& a, int64_t b, int64_t h, int64_t t0, int64_t t1) {
-    RowBlock<S> q = queries_of<S>(a.query, a.E, b, h, t0, t1);
+    query_block = queries_of<S>(a.query, a.E, b, h, t0, t1);
+    grad_block = queries_of<S>(a.grad_out, a.Ev, b, h, t0, t1);
+    cut_to_seeing(a, b, h, t0, query_block);
+    grad_block.from = query_block.from, grad_block.to = query_block.to;
+    score.set_queries(query_block, true);
+    grad_out = Op::left(grad_block, of_grad_out);
+  }
+
+  // What the softmax takes off the gradients of a query's weights, their weighted mean, for the
+  // queries of a block: of output and gradient, summed as the product of value and gradient is. So
+  // of a single key, in which the output is the value, the difference is nothing at all.
+  void zero_sums(const AttentionArgs& a, int64_t b, int64_t h, int64_t t0, int64_t t1, C* to) {
+    if (a.Tk <= kKeys) return;  // a tile holds all that a query sees: see `one_row`
     RowBlock<S> g = queries_of<S>(a.grad_out, a.Ev, b, h, t0, t1);
-    if (a.first.data) {
-      while (q.from < q.to && blind(a, b, h, t0 + q.from)) ++q.from;
-      while (q.from < q.to && blind(a, b, h, t0 + q.to - 1)) --q.to;
-      g.from = q.from, g.to = q.to;
-    }
-    score.set_queries(q, true);
-    query_block = q, grad_block = g;
-    Op::left(g, grad_out);
-    // Summed as the product of value and gradient is: of a single key, in which the output is the
-    // value, the difference is nothing at all.
+    cut_to_seeing(a, b, h, t0, g);
     Op::right_columns(g, grad_columns, kQueries);
     Op::right_columns(queries_of<S>(a.out, a.Ev, b, h, t0, t1), out_columns, kQueries);
     for (int64_t r = 0; r < t1 - t0; r += W) {
       V sum = V{};
       for (int64_t x = 0; x < Op::units(a.Ev) * kQueries; x += kQueries)
         multiply_add(sum, grad_columns + x + r, out_columns + x + r);
-      store(zero_sum + r, sum);
+      store(to + r, sum);
     }
   }
 
   // Tile of queries [t0, t1) and keys [k0, k0 + keys): s becomes the weights of the values and
-  // d the gradient of the scores, zeros in the lanes after the keys. `of_factors`, where there
-  // is a Gaussian: two sums a query.
+  // d the gradient of the scores, zeros in the lanes after the keys. `zeros` from `zero_sums`.
+  // `of_factors`, where there is a Gaussian: two sums a query.
   void compute(const AttentionArgs& a, int64_t b, int64_t h, int64_t t0, int64_t t1, int64_t k0,
-               int64_t keys, C* of_factors, int64_t step, bool before_cap) {
+               int64_t keys, const C* zeros, C* of_factors, int64_t step, bool before_cap) {
     const int64_t queries = t1 - t0, columns = round_up(keys, W), units = Op::units(a.Ev);
     score.scores(queries, keys, s);
-    matmul<C, T>(queries, columns, units, grad_out, units, 1, value, kKeys, d, kKeys, false);
+    matmul<C, T>(queries, columns, units, grad_out, value, d, kKeys, false);
     for (int64_t r = 0; r < queries; ++r) {
       const Row<S> row(a, b, h, t0 + r);
-      one_row(row, k0, keys, s + r * kKeys, d + r * kKeys, zero_sum[r],
+      one_row(row, k0, keys, s + r * kKeys, d + r * kKeys, zeros[r],
               of_factors ? of_factors + r * step : nullptr, before_cap);
     }
   }
 
  private:
-  static bool blind(const AttentionArgs& a, int64_t b, int64_t h, int64_t t) {
-    const Row<S> row(a, b, h, t);
-    return row.first == row.last;
+  static void cut_to_seeing(const AttentionArgs& a, int64_t b, int64_t h, int64_t t0,
+                            RowBlock<S>& block) {
+    if (!a.first.data) return;
+    const auto blind = [&](int64_t r) {
+      const Row<S> row(a, b, h, t0 + r);
+      return row.first == row.last;
+    };
+    while (block.from < block.to && blind(block.from)) ++block.from;
+    while (block.from < block.to && blind(block.to - 1)) --block.to;
   }
 
   inline void one_row(const Row<S>& row, int64_t k0, int64_t keys, C* s, C* d, C zero,
@@ -189,6 +198,8 @@ struct AttentionBackward {
     C *dk, *dv, *dk_head;
     T *grad_out, *weights;   // right [q units][Ev]; left, transposed
     KeysSeen* ranges;        // [group][query blocks]
+    C* zeros;                // [group][query blocks][kQueries]
+    C* dq;                   // [group][Tq][partial row], where there is but one slice
     Scratch(const AttentionArgs& a, Arena& arena)
         : tile(a, arena), key_width(round_up(a.E, W)), value_width(round_up(a.Ev, W)) {
       dk = arena.take<C>(kKeys * key_width);
@@ -196,7 +207,10 @@ struct AttentionBackward {
       dv = arena.take<C>(kKeys * value_width);
       grad_out = arena.take<T>(kQueries * value_width);
       weights = arena.take<T>(kQueries * kKeys);
-      ranges = arena.take<KeysSeen>(a.H / a.Hk * ceil_div(a.Tq, kQueries));
+      const int64_t group = a.H / a.Hk, query_blocks = ceil_div(a.Tq, kQueries);
+      ranges = arena.take<KeysSeen>(group * query_blocks);
+      zeros = arena.take<C>(group * query_blocks * kQueries);
+      dq = arena.take<C>(a.slices == 1 ? group * a.Tq * partial_row(a) : 0);
     }
   };
 
@@ -219,7 +233,8 @@ struct AttentionBackward {
     const int64_t blocks = ceil_div(a.Tk, kKeys), query_blocks = ceil_div(a.Tq, kQueries);
     const int64_t from = blocks * slice / a.slices, to = blocks * (slice + 1) / a.slices;
     const int64_t step = partial_row(a);
-    C* partial = static_cast<C*>(a.partial) + task * group * a.Tq * step;
+    C* partial = m.dq;
+    if (a.slices > 1) partial = static_cast<C*>(a.partial) + task * group * a.Tq * step;
     for (int64_t i = 0; i < group * a.Tq * step; i += W) store(partial + i, V{});
     KeyRange all = {a.Tk, 0};
     for (int64_t g = 0; g < group; ++g) {
@@ -233,6 +248,10 @@ struct AttentionBackward {
         const KeyRange seen = sight.by_any;
         if (seen.first < seen.last)
           all = {min_of(all.first, seen.first), max_of(all.last, seen.last)};
+        if (seen.first < to * kKeys && seen.last > from * kKeys) {
+          const int64_t t0 = i * kQueries, t1 = min_of(a.Tq, t0 + kQueries);
+          m.tile.zero_sums(a, b, hk * group + g, t0, t1, m.zeros + (g * query_blocks + i) * kQueries);
+        }
       }
     }
     for (int64_t block = from; block < to; ++block) {
@@ -255,7 +274,8 @@ struct AttentionBackward {
           met = true;
           const int64_t t0 = i * kQueries, t1 = min_of(a.Tq, t0 + kQueries);
           one_tile(a, m, b, h, t0, t1, k0, keys, sight.partly(k0, keys),
-                   partial + (g * a.Tq + t0) * step, step, slice);
+                   m.zeros + (g * query_blocks + i) * kQueries, partial + (g * a.Tq + t0) * step,
+                   step, slice);
         }
         if (!met) continue;
         for (int64_t r = 0; r < keys; ++r) m.tile.score.finish(m.dk_head + r * m.key_width);
@@ -271,32 +291,41 @@ struct AttentionBackward {
           store(dv + x, load(m.dv + r * m.value_width + x), int(min_of(W, a.Ev - x)));
       }
     }
+    if (a.slices > 1) return;
+    for (int64_t g = 0; g < group; ++g)
+      finish_head(a, m.tile.score, b, hk * group + g, partial + g * a.Tq * step, 0);
   }
 
-  static int64_t finish_count(const AttentionArgs& a) { return a.B * a.H; }
+  // What is left to do where there are several slices.
+  static int64_t finish_count(const AttentionArgs& a) { return a.slices > 1 ? a.B * a.H : 0; }
   static size_t finish_scratch(const AttentionArgs& a) {
     Arena arena{nullptr};
     Score<S>(a, arena, false);
-    arena.take<C>(partial_row(a));
     return arena.used;
   }
-  // The slices' sums for the queries, in order.
   static void finish(const AttentionArgs& a, int64_t task, char* memory) {
     Arena arena{memory};
     Score<S> score(a, arena, false);
-    const int64_t step = partial_row(a), group = a.H / a.Hk;
-    C* sum = arena.take<C>(step);
-    const int64_t h = task % a.H, b = task / a.H;
+    const int64_t group = a.H / a.Hk, h = task % a.H, b = task / a.H;
+    const int64_t size = a.Tq * partial_row(a);
+    const int64_t head = (b * a.Hk + h / group) * a.slices * group + h % group;
+    finish_head(a, score, b, h, static_cast<C*>(a.partial) + head * size, group * size);
+  }
+ private:
+  // The gradients of a head's queries from the slices' sums, taken in order; the first is changed.
+  static void finish_head(const AttentionArgs& a, Score<S>& score, int64_t b, int64_t h, C* sums,
+                          int64_t slice_step) {
+    const int64_t step = partial_row(a);
     score.set_head(a, b, h);
     for (int64_t t = 0; t < a.Tq; ++t) {
-      for (int64_t x = 0; x < step; x += W) {
-        V total = V{};
-        for (int64_t slice = 0; slice < a.slices; ++slice) {
-          const int64_t head = ((b * a.Hk + h / group) * a.slices + slice) * group + h % group;
-          total += load(static_cast<const C*>(a.partial) + (head * a.Tq + t) * step + x);
+      C* sum = sums + t * step;
+      if (a.slices > 1)
+        for (int64_t x = 0; x < step; x += W) {
+          V total = load(sum + x);
+          for (int64_t slice = 1; slice < a.slices; ++slice)
+            total += load(sum + slice * slice_step + x);
+          store(sum + x, total);
         }
-        store(sum + x, total);
-      }
       score.finish(sum);
       S* dq = at<S>(a.grad_query, b, h, t);
       for (int64_t x = 0; x < a.E; x += W)
@@ -307,31 +336,28 @@ struct AttentionBackward {
     }
   }
 
- private:
   static C* vector_of(const AttentionArgs& a, int64_t b, int64_t h, int64_t slice) {
     return static_cast<C*>(a.grad_vector) +
            ((b * a.H + h) * a.slices + slice) * round_up(a.E, W);
   }
 
   static void one_tile(const AttentionArgs& a, Scratch& m, int64_t b, int64_t h, int64_t t0,
-                       int64_t t1, int64_t k0, int64_t keys, bool partly, C* partial,
-                       int64_t step, int64_t slice) {
+                       int64_t t1, int64_t k0, int64_t keys, bool partly, const C* zeros,
+                       C* partial, int64_t step, int64_t slice) {
     const int64_t queries = t1 - t0, columns = round_up(keys, W);
     m.tile.set_queries(a, b, h, t0, t1);
-    m.tile.compute(a, b, h, t0, t1, k0, keys, a.centre.data ? partial + step - W : nullptr, step,
-                   true);
+    m.tile.compute(a, b, h, t0, t1, k0, keys, zeros, a.centre.data ? partial + step - W : nullptr,
+                   step, true);
     // The products below multiply with the zeros of keys not seen, too: 0 x NaN.
     if (partly && !(finite(m.tile.query_block) && finite(m.tile.grad_block) &&
                     finite(m.tile.key_block))) {
       row_by_row(a, m, b, h, t0, t1, k0, keys, partial, step, slice);
       return;
     }
-    Op::right_rows(m.tile.grad_block, m.grad_out, m.value_width);
-    int64_t r, k;
-    const T* left =
-        Op::left_tile_transposed(m.tile.s, kKeys, queries, columns, m.weights, r, k);
-    matmul<C, T>(keys, m.value_width, Op::units(queries), left, r, k, m.grad_out, m.value_width,
-                 m.dv, m.value_width, true);
+    matmul<C, T>(keys, m.value_width, Op::units(queries),
+                 Op::left_tile_transposed(m.tile.s, kKeys, queries, columns, m.weights),
+                 Op::right_rows(m.tile.grad_block, m.grad_out, m.value_width), m.dv,
+                 m.value_width, true);
     m.tile.score.backward(queries, keys, m.tile.d, partial, step, m.dk_head);
     if (a.grad_vector) m.tile.score.grad_vector(vector_of(a, b, h, slice));
   }

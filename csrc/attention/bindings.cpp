@@ -89,8 +89,8 @@ void forward(const std::string& score, int dtype, int threads, const Common& com
 void backward(const std::string& score, int dtype, int threads, const Common& common,
               const Four& out, const Four& lse, const Four& grad_out, const Four& grad_found,
               const Four& grad_row, const std::array<Four, 3>& grads,
-              const std::array<Four, 2>& grads_per_query, int64_t partial, int64_t slices,
-              int64_t grad_vector, int64_t grad_mask, const std::array<int64_t, 4>& mask_sizes) {
+              const std::array<Four, 2>& grads_per_query, int64_t slices, int64_t grad_vector,
+              int64_t grad_mask, const std::array<int64_t, 4>& mask_sizes) {
   py::gil_scoped_release release;
   AttentionArgs a = common.read();
   a.out = heads(out), a.lse = per_query(lse);
@@ -98,11 +98,15 @@ void backward(const std::string& score, int dtype, int threads, const Common& co
   a.grad_row = per_query(grad_row);
   a.grad_query = heads(grads[0]), a.grad_key = heads(grads[1]), a.grad_value = heads(grads[2]);
   a.grad_centre = per_query(grads_per_query[0]), a.grad_width = per_query(grads_per_query[1]);
-  a.partial = address<void>(partial), a.slices = slices;
+  a.slices = slices;
   a.grad_vector = address<void>(grad_vector), a.grad_mask = address<void>(grad_mask);
   a.mask_B = mask_sizes[0], a.mask_H = mask_sizes[1];
   a.mask_Q = mask_sizes[2], a.mask_K = mask_sizes[3];
   const AttentionKernel& kernel = kernel_of(score, dtype);
+  // Kept for the next call: the faults of fresh pages cost more than what is written there.
+  const int64_t numbers = slices > 1 ? a.B * a.H * slices * a.Tq * kernel.partial_row(a) : 0;
+  const Aligned partial(size_t(numbers) * (dtype == int(DType::kFloat64) ? 8 : 4));
+  a.partial = partial.data;
   run_tasks(a, kernel.backward, operations(a, 5), threads);
   run_tasks(a, kernel.finish, operations(a, 5), threads);
   if (a.grad_mask) run_tasks(a, kernel.mask_gradient, operations(a, 2), threads);
@@ -161,11 +165,10 @@ std::vector<std::string> scores() {
   return std::vector<std::string>(std::begin(kScoreNames), std::end(kScoreNames));
 }
 
-// Numbers in a row of `partial`.
-int64_t partial_row(const std::string& score, int dtype, int64_t width, bool centred) {
+// Numbers in a row of `grad_vector`.
+int64_t vector_row(const std::string& score, int dtype, int64_t width) {
   AttentionArgs a;
   a.E = width;
-  a.centre.data = centred ? &a : nullptr;
   return kernel_of(score, dtype).partial_row(a);
 }
 
@@ -185,5 +188,5 @@ void bind_attention(py::module_& m) {
   m.def("attention_backward", &backward);
   m.def("attention_infer", &infer, "Plain dot attention in one call; None if it is not plain.");
   m.def("attention_scores", &scores, "Names of the scores that have kernels.");
-  m.def("attention_partial_row", &partial_row, "Numbers a query in the sums of its gradients.");
+  m.def("attention_vector_row", &vector_row, "Numbers a slice in the sums of a vector's gradient.");
 }

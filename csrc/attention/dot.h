@@ -16,37 +16,39 @@ struct Dot {
   static constexpr bool kScoresOfFew = true;
 
   const int64_t E, depth, padded;  // E in units, E in whole vectors
-  T *query, *key;              // [q][depth]; [depth][kKeys]
-  T *query_rows, *key_rows;    // [q units][padded]; [k units][padded]
+  T *of_query, *of_key;            // [q][depth]; [depth][kKeys]
+  T *of_query_rows, *of_key_rows;  // [q units][padded]; [k units][padded]
   T *tile, *tile_transposed;
+  Left<T> query{};
+  Right<T> key{}, query_rows{}, key_rows{};
   RowBlock<S> queries_set{}, keys_set{};
 
   Dot(const AttentionArgs& a, Arena& arena, bool backward)
       : E(a.E), depth(Op::units(a.E)), padded(round_up(a.E, W)) {
-    query = arena.take<T>(kQueries * depth);
-    key = arena.take<T>(depth * kKeys);
+    of_query = arena.take<T>(kQueries * depth);
+    of_key = arena.take<T>(depth * kKeys);
     if (!backward) return;
-    query_rows = arena.take<T>(kQueries * padded);
-    key_rows = arena.take<T>(kKeys * padded);
+    of_query_rows = arena.take<T>(kQueries * padded);
+    of_key_rows = arena.take<T>(kKeys * padded);
     tile = arena.take<T>(kQueries * kKeys);
     tile_transposed = arena.take<T>(kQueries * kKeys);
   }
 
   void set_head(const AttentionArgs&, int64_t, int64_t) {}
   void set_queries(const RowBlock<S>& block, bool backward) {
-    Op::left(block, query);
+    query = Op::left(block, of_query);
     queries_set = block;
-    if (backward) Op::right_rows(block, query_rows, padded);
+    if (backward) query_rows = Op::right_rows(block, of_query_rows, padded);
   }
   void set_keys(const RowBlock<S>& block, bool backward) {
-    Op::right_columns(block, key, kKeys);
+    key = Op::right_columns(block, of_key, kKeys);
     keys_set = block;
-    if (backward) Op::right_rows(block, key_rows, padded);
+    if (backward) key_rows = Op::right_rows(block, of_key_rows, padded);
   }
 
   // s[queries][kKeys], without the scale. 2 queries keys E operations.
   void scores(int64_t queries, int64_t keys, C* s) {
-    matmul<C, T>(queries, round_up(keys, W), depth, query, depth, 1, key, kKeys, s, kKeys, false);
+    matmul<C, T>(queries, round_up(keys, W), depth, query, key, s, kKeys, false);
   }
 
   // The same from keys as they lie, for few queries. Bound: the keys' bytes. A query of the usual
@@ -66,14 +68,12 @@ struct Dot {
   // Adds to dq[queries][dq_step] and dk[keys][padded] what ds[queries][kKeys] brings them.
   // 4 queries keys E operations.
   void backward(int64_t queries, int64_t keys, const C* ds, C* dq, int64_t dq_step, C* dk) {
-    int64_t r, k;
     const int64_t columns = round_up(keys, W);
-    const T* left = Op::left_tile(ds, kKeys, queries, columns, tile, r, k);
-    matmul<C, T>(queries, padded, Op::units(keys), left, r, k, key_rows, padded, dq, dq_step,
-                 true);
-    left = Op::left_tile_transposed(ds, kKeys, queries, columns, tile_transposed, r, k);
-    matmul<C, T>(keys, padded, Op::units(queries), left, r, k, query_rows, padded, dk, padded,
-                 true);
+    matmul<C, T>(queries, padded, Op::units(keys),
+                 Op::left_tile(ds, kKeys, queries, columns, tile), key_rows, dq, dq_step, true);
+    matmul<C, T>(keys, padded, Op::units(queries),
+                 Op::left_tile_transposed(ds, kKeys, queries, columns, tile_transposed),
+                 query_rows, dk, padded, true);
   }
 
   // The same of query r and keys [first, last) alone.

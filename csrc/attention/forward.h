@@ -106,11 +106,9 @@ struct AttentionForward {
           add_rows(Row<S>(a, b, h, t0 + r).seen_of(v, k0), m.s + r * kKeys, m.o + r * m.width);
         continue;
       }
-      Op::right_rows(v, m.value, m.width);
-      int64_t step_r, step_k;
-      const T* left = Op::left_tile(m.s, kKeys, queries, columns, m.left, step_r, step_k);
-      matmul<C, T>(queries, m.width, Op::units(keys), left, step_r, step_k, m.value, m.width, m.o,
-                   m.width, true);
+      matmul<C, T>(queries, m.width, Op::units(keys),
+                   Op::left_tile(m.s, kKeys, queries, columns, m.left),
+                   Op::right_rows(v, m.value, m.width), m.o, m.width, true);
     }
     for (int64_t r = 0; r < queries; ++r) {
       const C inverse = m.total[r] == 0 ? C(0) : 1 / m.total[r];

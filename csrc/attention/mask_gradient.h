@@ -24,6 +24,7 @@ struct MaskGradient {
   static size_t scratch(const AttentionArgs& a) {
     Arena arena{nullptr};
     TileGradient<Score, S>{a, arena};
+    arena.take<C>(kQueries);
     return arena.used;
   }
 
@@ -37,22 +38,24 @@ struct MaskGradient {
     for (int64_t i = t0 * a.mask_K; i < t1 * a.mask_K; ++i) to[i] = 0;
     Arena arena{memory};
     TileGradient<Score, S> tile(a, arena);
+    C* zeros = arena.take<C>(kQueries);
     for (int64_t b = a.mask_B == 1 ? 0 : mb; b < (a.mask_B == 1 ? a.B : mb + 1); ++b)
       for (int64_t h = a.mask_H == 1 ? 0 : mh; h < (a.mask_H == 1 ? a.H : mh + 1); ++h)
-        for (int64_t i = i0; i < i1; ++i) add(a, tile, b, h, i * kQueries, to);
+        for (int64_t i = i0; i < i1; ++i) add(a, tile, zeros, b, h, i * kQueries, to);
   }
 
  private:
-  static void add(const AttentionArgs& a, TileGradient<Score, S>& tile, int64_t b, int64_t h,
-                  int64_t t0, C* to) {
+  static void add(const AttentionArgs& a, TileGradient<Score, S>& tile, C* zeros, int64_t b,
+                  int64_t h, int64_t t0, C* to) {
     const int64_t t1 = min_of(a.Tq, t0 + kQueries);
     const KeyRange seen = keys_seen<S>(a, b, h, t0, t1).by_any;
     tile.score.set_head(a, b, h);
     tile.set_queries(a, b, h, t0, t1);
+    tile.zero_sums(a, b, h, t0, t1, zeros);
     for (int64_t k0 = seen.first / kKeys * kKeys; k0 < seen.last; k0 += kKeys) {
       const int64_t keys = min_of(kKeys, a.Tk - k0);
       tile.set_keys(a, b, h, k0, keys, seen);
-      tile.compute(a, b, h, t0, t1, k0, keys, nullptr, 0, false);
+      tile.compute(a, b, h, t0, t1, k0, keys, zeros, nullptr, 0, false);
       for (int64_t t = t0; t < t1; ++t) {
         const C* d = tile.d + (t - t0) * kKeys;
         C* row = to + (a.mask_Q == 1 ? 0 : t) * a.mask_K;

@@ -2,9 +2,9 @@
 // columns n along the lanes.
 //
 // An operand is stored in units: a number of the accumulation type, or, where the machine
-// multiplies them so, a pair of bfloat16 neighbours in k. Every block is packed before it is
-// multiplied, once for as many products as it takes part in, and padded with zeros to whole
-// vectors and units.
+// multiplies them so, a pair of bfloat16 neighbours in k. A block that does not lie so already is
+// packed before it is multiplied, once for as many products as it takes part in, and padded with
+// zeros to whole vectors and units.
 //
 // Bound: an FMA for each vector, row and k. A tile of 6 rows and 4 vectors meets each FMA with
 // 10/24 loads, most from the first-level cache.
@@ -54,6 +54,19 @@ inline void multiply_add(VecF& sum, const uint32_t* a, const uint32_t* b) {
 }
 #endif
 
+// Operands as they lie: steps in units, from row to row and from one k to the next. With the
+// left one's swapped it is read as its transpose.
+template <class T>
+struct Left {
+  const T* data;
+  int64_t row, k;
+};
+template <class T>
+struct Right {
+  const T* data;
+  int64_t k;
+};
+
 template <class C, class T, int R, int U>
 __attribute__((noinline)) void multiply_block(int64_t K, const T* a, int64_t a_row, int64_t a_k,
                                               const T* b, int64_t b_k, C* c, int64_t ldc,
@@ -92,11 +105,9 @@ inline void multiply_some(int64_t rows, int64_t K, const T* a, int64_t a_row, in
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = kRegisters == 32 ? 4 : 2;
 
-// M rows, N columns (whole vectors), K units. `a_row` and `a_k` are steps in units: swapped,
-// the left operand is read as its transpose.
+// M rows, N columns (whole vectors), K units.
 template <class C, class T>
-void matmul(int64_t M, int64_t N, int64_t K, const T* a, int64_t a_row, int64_t a_k, const T* b,
-            int64_t b_k, C* c, int64_t ldc, bool add) {
+void matmul(int64_t M, int64_t N, int64_t K, Left<T> a, Right<T> b, C* c, int64_t ldc, bool add) {
   constexpr int W = kLanes<C>;
   const int64_t groups = ceil_div(M, kTileRows);
   int64_t n = 0;
@@ -105,8 +116,8 @@ void matmul(int64_t M, int64_t N, int64_t K, const T* a, int64_t a_row, int64_t 
     for (; n + U * W <= N; n += U * W)
       for (int64_t g = 0; g < groups; ++g) {
         const int64_t r0 = M * g / groups, r1 = M * (g + 1) / groups;
-        multiply_some<C, T, kTileRows, U>(r1 - r0, K, a + r0 * a_row, a_row, a_k, b + n, b_k,
-                                          c + r0 * ldc + n, ldc, add);
+        multiply_some<C, T, kTileRows, U>(r1 - r0, K, a.data + r0 * a.row, a.row, a.k, b.data + n,
+                                          b.k, c + r0 * ldc + n, ldc, add);
       }
   };
   if constexpr (kTileVectors == 4) columns(Number<4>{});

@@ -112,7 +112,8 @@ void copy_columns(const RowBlock<S>& block, int64_t depth, C* c, int64_t ld) {
     }
 }
 
-// Operands of products for a storage type; sizes and strides in units.
+// Operands of products for a storage type; sizes and strides in units. `to` is memory for a copy,
+// which is made only where the numbers do not lie already as they have to.
 template <class S>
 struct Operands {
   using C = typename Wide<S>::type;
@@ -120,24 +121,31 @@ struct Operands {
   static constexpr int kGroup = Unit<S>::kGroup;
   static int64_t units(int64_t k) { return ceil_div(k, kGroup); }
 
-  // Left, k along X: [r][units(X)], stride `units(X)`.
-  static void left(const RowBlock<S>& block, T* to) {
+  // k along X: [r][units(X)].
+  static Left<T> left(const RowBlock<S>& block, T* to) {
+    if (as_it_lies(block)) return {reinterpret_cast<const T*>(block.data), block.step / kGroup, 1};
     const int64_t n = units(block.width);
     for (int64_t r = 0; r < block.count; ++r) left_row(block.row(r), block.width, to + r * n);
+    return {to, n, 1};
   }
-  // Right, k along X: [units(X)][r], r padded to `ld`.
-  static void right_columns(const RowBlock<S>& block, T* to, int64_t ld);
-  // Right, k along the rows: [units(r)][X], X padded to `ld`.
-  static void right_rows(const RowBlock<S>& block, T* to, int64_t ld);
-  // Left from a computed tile [rows][ld]: k along the columns, and k along the rows. `to` is
-  // used only where a copy is needed; `step_r` and `step_k` are the operand's.
-  static const T* left_tile(const C* tile, int64_t ld, int64_t rows, int64_t columns, T* to,
-                            int64_t& step_r, int64_t& step_k);
-  static const T* left_tile_transposed(const C* tile, int64_t ld, int64_t rows, int64_t columns,
-                                       T* to, int64_t& step_r, int64_t& step_k);
+  // k along X: [units(X)][r], r padded to `ld`.
+  static Right<T> right_columns(const RowBlock<S>& block, T* to, int64_t ld);
+  // k along the rows: [units(r)][X], X padded to `ld`.
+  static Right<T> right_rows(const RowBlock<S>& block, T* to, int64_t ld);
+  // From a computed tile [rows][ld]: k along the columns, and k along the rows.
+  static Left<T> left_tile(const C* tile, int64_t ld, int64_t rows, int64_t columns, T* to);
+  static Left<T> left_tile_transposed(const C* tile, int64_t ld, int64_t rows, int64_t columns,
+                                      T* to);
 
  private:
   static void left_row(const S* row, int64_t width, T* to);
+  // Whether rows of units are what is there: dense ones, none of them to be read as zeros. Rows
+  // far apart would share their lines of the caches.
+  static bool as_it_lies(const RowBlock<S>& block) {
+    return sizeof(S) * kGroup == sizeof(T) && block.from <= 0 && block.to >= block.count &&
+           block.step == block.width && block.width % kGroup == 0 &&
+           uintptr_t(block.data) % sizeof(T) == 0;
+  }
 };
 
 template <class S>
@@ -149,27 +157,27 @@ inline void Operands<S>::left_row(const S* row, int64_t width, T* to) {
   }
 }
 template <class S>
-inline void Operands<S>::right_columns(const RowBlock<S>& block, T* to, int64_t ld) {
+inline Right<typename Operands<S>::T> Operands<S>::right_columns(const RowBlock<S>& block, T* to,
+                                                                 int64_t ld) {
   copy_columns(block, block.width, to, ld);
+  return {to, ld};
 }
 template <class S>
-inline void Operands<S>::right_rows(const RowBlock<S>& block, T* to, int64_t ld) {
+inline Right<typename Operands<S>::T> Operands<S>::right_rows(const RowBlock<S>& block, T* to,
+                                                              int64_t ld) {
+  if (block.width == ld && as_it_lies(block)) return {reinterpret_cast<const T*>(block.data), ld};
   copy_rows(block, to, ld);
+  return {to, ld};
 }
 template <class S>
-inline const typename Operands<S>::T* Operands<S>::left_tile(const C* tile, int64_t ld, int64_t,
-                                                             int64_t, T*, int64_t& step_r,
-                                                             int64_t& step_k) {
-  step_r = ld, step_k = 1;
-  return tile;
+inline Left<typename Operands<S>::T> Operands<S>::left_tile(const C* tile, int64_t ld, int64_t,
+                                                            int64_t, T*) {
+  return {tile, ld, 1};
 }
 template <class S>
-inline const typename Operands<S>::T* Operands<S>::left_tile_transposed(const C* tile, int64_t ld,
-                                                                        int64_t, int64_t, T*,
-                                                                        int64_t& step_r,
-                                                                        int64_t& step_k) {
-  step_r = 1, step_k = ld;
-  return tile;
+inline Left<typename Operands<S>::T> Operands<S>::left_tile_transposed(const C* tile, int64_t ld,
+                                                                       int64_t, int64_t, T*) {
+  return {tile, 1, ld};
 }
 
 #if defined(__AVX512BF16__)
@@ -185,8 +193,8 @@ inline void Operands<bfloat16>::left_row(const bfloat16* row, int64_t width, uin
 }
 
 template <>
-inline void Operands<bfloat16>::right_columns(const RowBlock<bfloat16>& block, uint32_t* to,
-                                              int64_t ld) {
+inline Right<uint32_t> Operands<bfloat16>::right_columns(const RowBlock<bfloat16>& block,
+                                                         uint32_t* to, int64_t ld) {
   // As for floats, a pair taken for one.
   const int64_t depth = units(block.width);
   for (int64_t r = 0; r < block.count; r += 16)
@@ -202,6 +210,7 @@ inline void Operands<bfloat16>::right_columns(const RowBlock<bfloat16>& block, u
       const int64_t left = min_of(16, depth - x);
       for (int64_t i = 0; i < left; ++i) __builtin_memcpy(to + (x + i) * ld + r, &tile[i], 64);
     }
+  return {to, ld};
 }
 
 // Two rows of 16, neighbours in k, as 16 pairs.
@@ -211,8 +220,8 @@ inline __m512i interleave(__m256i even, __m256i odd) {
 }
 
 template <>
-inline void Operands<bfloat16>::right_rows(const RowBlock<bfloat16>& block, uint32_t* to,
-                                           int64_t ld) {
+inline Right<uint32_t> Operands<bfloat16>::right_rows(const RowBlock<bfloat16>& block,
+                                                      uint32_t* to, int64_t ld) {
   for (int64_t r = 0; r < block.count; r += 2) {
     const bfloat16* even = block.row(r);
     const bfloat16* odd = r + 1 < block.count ? block.row(r + 1) : nullptr;
@@ -224,6 +233,7 @@ inline void Operands<bfloat16>::right_rows(const RowBlock<bfloat16>& block, uint
       _mm512_storeu_si512(to + r / 2 * ld + x, interleave(a, b));
     }
   }
+  return {to, ld};
 }
 
 inline __m256i as_bfloat16(const float* p) {
@@ -231,29 +241,25 @@ inline __m256i as_bfloat16(const float* p) {
 }
 
 template <>
-inline const uint32_t* Operands<bfloat16>::left_tile(const float* tile, int64_t ld, int64_t rows,
-                                                     int64_t columns, uint32_t* to,
-                                                     int64_t& step_r, int64_t& step_k) {
+inline Left<uint32_t> Operands<bfloat16>::left_tile(const float* tile, int64_t ld, int64_t rows,
+                                                    int64_t columns, uint32_t* to) {
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t x = 0; x < columns; x += 16)
       _mm256_storeu_si256((__m256i*)(to + (r * ld + x) / 2), as_bfloat16(tile + r * ld + x));
-  step_r = ld / 2, step_k = 1;
-  return to;
+  return {to, ld / 2, 1};
 }
 
 template <>
-inline const uint32_t* Operands<bfloat16>::left_tile_transposed(const float* tile, int64_t ld,
-                                                                int64_t rows, int64_t columns,
-                                                                uint32_t* to, int64_t& step_r,
-                                                                int64_t& step_k) {
+inline Left<uint32_t> Operands<bfloat16>::left_tile_transposed(const float* tile, int64_t ld,
+                                                               int64_t rows, int64_t columns,
+                                                               uint32_t* to) {
   for (int64_t r = 0; r < rows; r += 2)
     for (int64_t x = 0; x < columns; x += 16) {
       const __m256i odd =
           r + 1 < rows ? as_bfloat16(tile + (r + 1) * ld + x) : _mm256_setzero_si256();
       _mm512_storeu_si512(to + r / 2 * ld + x, interleave(as_bfloat16(tile + r * ld + x), odd));
     }
-  step_r = 1, step_k = ld;
-  return to;
+  return {to, 1, ld};
 }
 #endif
 

@@ -54,7 +54,7 @@ struct AttentionArgs {
   Heads grad_query, grad_key, grad_value;
   PerQuery grad_centre, grad_width;
   // [B, Hk, slices, H / Hk, Tq, partial row]: each slice of the keys has its own sum of the
-  // queries' gradients, so that no two tasks add to one number.
+  // queries' gradients, so that no two tasks add to one number. Of a single slice the task keeps it.
   void* partial = nullptr;
   int64_t slices = 1;
   void* grad_vector = nullptr;  // [B, H, slices, E], type of accumulation
