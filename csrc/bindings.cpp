@@ -15,6 +15,7 @@
 
 #include "aligned.h"
 #include "attention/bindings.h"
+#include "attention/one_call.h"
 #include "dispatch.h"
 #include "gradients.h"
 #include "huge_pages.h"
@@ -411,6 +412,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("outer_of_rows", &outer_of_rows);
   m.def("outer_of_states", &outer_of_states);
   bind_attention(m);
+  fastrnn::bind_attention_in_one_call(m);
   bind_gradients(m);
   bind_inference(m);
   bind_int8(m);

@@ -27,6 +27,11 @@ def why_not(kind: str, device: torch.device, dtype: torch.dtype) -> str | None:
     return reason
 
 
+def kind_of(dtype: torch.dtype) -> int:
+    """The kernels' number for a dtype."""
+    return cpp._DTYPES[dtype]
+
+
 def slices(batch: int, heads: int, keys: int) -> int:
     """Into how many parts the keys are cut for the gradients.
 
