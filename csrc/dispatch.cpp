@@ -37,12 +37,10 @@ BEYOND(avx512bf16)
 #if defined(FASTRNN_HAS_AMX)
 BEYOND(amx)
 #endif
-#undef BEYOND
 #if defined(FASTRNN_HAS_AMX_EMULATED)
-namespace amx_emulated {
-extern const PairsTable pairs;
-}
+BEYOND(amx_emulated)
 #endif
+#undef BEYOND
 
 namespace {
 
@@ -130,7 +128,7 @@ const std::vector<const Table*>& tables() {
 const Table* emulation() {
 #if defined(FASTRNN_HAS_AMX_EMULATED)
   static const Table table =
-      beyond_avx512("amx_emulated", *avx512::table.attention, amx_emulated::pairs);
+      beyond_avx512("amx_emulated", amx_emulated::attention, amx_emulated::pairs);
   if (has_avx512()) return &table;
 #endif
   return nullptr;

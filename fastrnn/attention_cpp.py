@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import cpp, philox
+from . import cpp, philox, precision
 from .reference import accumulation_dtype
 from .reference_attention import LOG_PROBABILITIES, Inputs
 
@@ -17,6 +17,7 @@ if cpp._missing is None:
 _NOTHING = (0, 0, 0, 0)
 _ENOUGH_TASKS = 16  # for the gradients: more processors than that share few heads' work worse
 _SLICE = 256  # keys at least
+_TERMS = {"medium": 1, "high": 2, "highest": 3}
 
 
 def why_not(kind: str, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -28,7 +29,12 @@ def why_not(kind: str, device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def kind_of(dtype: torch.dtype) -> int:
-    """The kernels' number for a dtype."""
+    """The kernels' number for a dtype: for float32 that of the terms that products take it in.
+
+    Where there are no matrix tiles for them all are float32's own products.
+    """
+    if dtype is torch.float32:
+        return 3 + _TERMS[precision.precision()]
     return cpp._DTYPES[dtype]
 
 
@@ -120,7 +126,7 @@ def attention(inputs: Inputs) -> tuple[Tensor, Tensor, list[Tensor]]:
     call = _Call(inputs)
     _C.attention_forward(
         inputs.kind,
-        cpp._DTYPES[inputs.query.dtype],
+        kind_of(inputs.query.dtype),
         torch.get_num_threads(),
         call.arguments,
         _four(out),
@@ -165,7 +171,7 @@ def attention_backward(
         return [grad.zero_() for grad in grads]
     call = _Call(inputs)
     batch, heads, kv_heads, _, keys, width, _ = call.sizes
-    wide, dtype = lse.dtype, cpp._DTYPES[inputs.query.dtype]
+    wide, kind = lse.dtype, kind_of(inputs.query.dtype)
     out, grad_out = _dense(out), _dense(grad_out)
     grad_extra = _dense(grad_found[0]) if grad_found else None
     grad_row = None if grad_lse is None else grad_lse.to(wide)
@@ -180,7 +186,7 @@ def attention_backward(
     grad_vector = grad_mask = None
     mask_sizes: tuple[int, ...] = (1, 1, 1, 1)
     if inputs.vector is not None:
-        rows = _C.attention_vector_row(inputs.kind, dtype, width)
+        rows = _C.attention_vector_row(inputs.kind, kind, width)
         grad_vector = lse.new_empty(batch, heads, parts, rows)
     if with_mask:
         assert inputs.mask is not None
@@ -189,7 +195,7 @@ def attention_backward(
     per_query = grads[-3 if with_mask else -2 :][:2] if inputs.centre is not None else (None, None)
     _C.attention_backward(
         inputs.kind,
-        dtype,
+        kind,
         torch.get_num_threads(),
         call.arguments,
         _four(out),

@@ -31,23 +31,22 @@ struct TileGradient {
   C *f, *slope, *kept;      // of a row: factors, derivatives of the cap, softmax
   C *s, *d;                 // weights; their gradients, then the scores'
   T *of_value, *of_grad_out;      // [Ev units][kKeys]; [q][Ev units]
-  T *out_columns, *grad_columns;  // [Ev units][q]
+  T *out_columns, *grad_columns;  // [Ev units][q]; of the gradient [q][Ev units] for tiles
   Right<T> value{};
   Left<T> grad_out{};
   RowBlock<S> query_block{}, grad_block{}, key_block{};
 
   TileGradient(const AttentionArgs& a, Arena& arena)
       : score(a, arena, true), width(round_up(a.Ev, W)) {
-    const int64_t units = Op::units(a.Ev);
     s = arena.take<C>(kQueries * kKeys);
     d = arena.take<C>(kQueries * kKeys);
     f = arena.take<C>(kKeys);
     slope = arena.take<C>(kKeys);
     kept = arena.take<C>(kKeys);
-    of_value = arena.take<T>(units * kKeys);
-    of_grad_out = arena.take<T>(kQueries * units);
-    out_columns = arena.take<T>(units * kQueries);
-    grad_columns = arena.take<T>(units * kQueries);
+    of_value = arena.take<T>(Op::size(kKeys, a.Ev));
+    of_grad_out = arena.take<T>(Op::size(kQueries, a.Ev));
+    out_columns = arena.take<T>(Op::size(kQueries, a.Ev));
+    grad_columns = arena.take<T>(Op::size(kQueries, a.Ev));
   }
 
   void set_keys(const AttentionArgs& a, int64_t b, int64_t h, int64_t k0, int64_t keys,
@@ -74,29 +73,44 @@ struct TileGradient {
     if (a.Tk <= kKeys) return;  // a tile holds all that a query sees: see `one_row`
     RowBlock<S> g = queries_of<S>(a.grad_out, a.Ev, b, h, t0, t1);
     cut_to_seeing(a, b, h, t0, g);
-    Op::right_columns(g, grad_columns, kQueries);
-    Op::right_columns(queries_of<S>(a.out, a.Ev, b, h, t0, t1), out_columns, kQueries);
-    for (int64_t r = 0; r < t1 - t0; r += W) {
-      V sum = V{};
-      for (int64_t x = 0; x < Op::units(a.Ev) * kQueries; x += kQueries)
-        multiply_add(sum, grad_columns + x + r, out_columns + x + r);
-      store(to + r, sum);
+    Right<T> out = Op::right_columns(queries_of<S>(a.out, a.Ev, b, h, t0, t1), out_columns, kQueries);
+    if constexpr (kTerms<S> > 0) {
+      // The order of a tile's sums is its own; what is wanted is on its diagonal.
+      Left<T> grad = Op::left(g, grad_columns);
+      C square[16 * 16];
+      for (int64_t r = 0; r < t1 - t0; r += 16, grad.data += 16 * grad.row, out.data += 16) {
+        const int64_t count = min_of(16, t1 - t0 - r);
+        matmul<S>(count, 16, Op::units(a.Ev), grad, out, square, 16, false);
+        for (int64_t i = 0; i < count; ++i) to[r + i] = square[17 * i];
+      }
+    } else {
+      Op::right_columns(g, grad_columns, kQueries);
+      for (int64_t r = 0; r < t1 - t0; r += W) {
+        V sum = V{};
+        for (int64_t x = 0; x < Op::units(a.Ev) * kQueries; x += kQueries)
+          multiply_add(sum, grad_columns + x + r, out.data + x + r);
+        store(to + r, sum);
+      }
     }
   }
 
   // Tile of queries [t0, t1) and keys [k0, k0 + keys): s becomes the weights of the values and
   // d the gradient of the scores, zeros in the lanes after the keys. `zeros` from `zero_sums`.
-  // `of_factors`, where there is a Gaussian: two sums a query.
-  void compute(const AttentionArgs& a, int64_t b, int64_t h, int64_t t0, int64_t t1, int64_t k0,
+  // `of_factors`, where there is a Gaussian: two sums a query. False where terms do not do.
+  [[nodiscard]] bool compute(const AttentionArgs& a, int64_t b, int64_t h, int64_t t0, int64_t t1, int64_t k0,
                int64_t keys, const C* zeros, C* of_factors, int64_t step, bool before_cap) {
     const int64_t queries = t1 - t0, columns = round_up(keys, W), units = Op::units(a.Ev);
     score.scores(queries, keys, s);
-    matmul<C, T>(queries, columns, units, grad_out, value, d, kKeys, false);
+    matmul<S>(queries, columns, units, grad_out, value, d, kKeys, false);
+    if (kMayFail<S> &&
+        !(all_finite(s, queries, columns, kKeys) && all_finite(d, queries, columns, kKeys)))
+      return false;
     for (int64_t r = 0; r < queries; ++r) {
       const Row<S> row(a, b, h, t0 + r);
       one_row(row, k0, keys, s + r * kKeys, d + r * kKeys, zeros[r],
               of_factors ? of_factors + r * step : nullptr, before_cap);
     }
+    return true;
   }
 
  private:
@@ -205,8 +219,8 @@ struct AttentionBackward {
       dk = arena.take<C>(kKeys * key_width);
       dk_head = arena.take<C>(kKeys * key_width);
       dv = arena.take<C>(kKeys * value_width);
-      grad_out = arena.take<T>(kQueries * value_width);
-      weights = arena.take<T>(kQueries * kKeys);
+      grad_out = arena.take<T>(Op::size(value_width, kQueries));
+      weights = arena.take<T>(Op::size(kKeys, kQueries));
       const int64_t group = a.H / a.Hk, query_blocks = ceil_div(a.Tq, kQueries);
       ranges = arena.take<KeysSeen>(group * query_blocks);
       zeros = arena.take<C>(group * query_blocks * kQueries);
@@ -222,10 +236,36 @@ struct AttentionBackward {
   static size_t scratch(const AttentionArgs& a) {
     Arena arena{nullptr};
     Scratch{a, arena};
+    if constexpr (kMayFail<S>)
+      return size_t(max_of(int64_t(arena.used), int64_t(AttentionBackward<Score, float>::scratch(a))));
     return arena.used;
   }
 
   static void run(const AttentionArgs& a, int64_t task, char* memory) {
+    const bool done = compute(a, task, memory);
+    if constexpr (kMayFail<S>)
+      if (!done) AttentionBackward<Score, float>::run(a, task, memory);
+  }
+
+  // What is left to do where there are several slices.
+  static int64_t finish_count(const AttentionArgs& a) { return a.slices > 1 ? a.B * a.H : 0; }
+  static size_t finish_scratch(const AttentionArgs& a) {
+    Arena arena{nullptr};
+    Score<S>(a, arena, false);
+    return arena.used;
+  }
+  static void finish(const AttentionArgs& a, int64_t task, char* memory) {
+    Arena arena{memory};
+    Score<S> score(a, arena, false);
+    const int64_t group = a.H / a.Hk, h = task % a.H, b = task / a.H;
+    const int64_t size = a.Tq * partial_row(a);
+    const int64_t head = (b * a.Hk + h / group) * a.slices * group + h % group;
+    finish_head(a, score, b, h, static_cast<C*>(a.partial) + head * size, group * size);
+  }
+
+ private:
+  // False where the numbers of storage cannot be multiplied in terms (terms.h).
+  static bool compute(const AttentionArgs& a, int64_t task, char* memory) {
     Arena arena{memory};
     Scratch m(a, arena);
     const int64_t slice = task % a.slices, hk = task / a.slices % a.Hk;
@@ -273,15 +313,19 @@ struct AttentionBackward {
           }
           met = true;
           const int64_t t0 = i * kQueries, t1 = min_of(a.Tq, t0 + kQueries);
-          one_tile(a, m, b, h, t0, t1, k0, keys, sight.partly(k0, keys),
-                   m.zeros + (g * query_blocks + i) * kQueries, partial + (g * a.Tq + t0) * step,
-                   step, slice);
+          if (!one_tile(a, m, b, h, t0, t1, k0, keys, sight.partly(k0, keys),
+                        m.zeros + (g * query_blocks + i) * kQueries,
+                        partial + (g * a.Tq + t0) * step, step, slice))
+            return false;
         }
         if (!met) continue;
         for (int64_t r = 0; r < keys; ++r) m.tile.score.finish(m.dk_head + r * m.key_width);
         for (int64_t x = 0; x < keys * m.key_width; x += W)
           store(m.dk + x, load(m.dk + x) + load(m.dk_head + x));
       }
+      if (kMayFail<S> && !(all_finite(m.dk, keys, m.key_width, m.key_width) &&
+                           all_finite(m.dv, keys, m.value_width, m.value_width)))
+        return false;
       for (int64_t r = 0; r < keys; ++r) {
         S* dk = at<S>(a.grad_key, b, hk, k0 + r);
         S* dv = at<S>(a.grad_value, b, hk, k0 + r);
@@ -291,27 +335,13 @@ struct AttentionBackward {
           store(dv + x, load(m.dv + r * m.value_width + x), int(min_of(W, a.Ev - x)));
       }
     }
-    if (a.slices > 1) return;
+    if (kMayFail<S> && !all_finite(partial, group * a.Tq, step, step)) return false;
+    if (a.slices > 1) return true;
     for (int64_t g = 0; g < group; ++g)
       finish_head(a, m.tile.score, b, hk * group + g, partial + g * a.Tq * step, 0);
+    return true;
   }
 
-  // What is left to do where there are several slices.
-  static int64_t finish_count(const AttentionArgs& a) { return a.slices > 1 ? a.B * a.H : 0; }
-  static size_t finish_scratch(const AttentionArgs& a) {
-    Arena arena{nullptr};
-    Score<S>(a, arena, false);
-    return arena.used;
-  }
-  static void finish(const AttentionArgs& a, int64_t task, char* memory) {
-    Arena arena{memory};
-    Score<S> score(a, arena, false);
-    const int64_t group = a.H / a.Hk, h = task % a.H, b = task / a.H;
-    const int64_t size = a.Tq * partial_row(a);
-    const int64_t head = (b * a.Hk + h / group) * a.slices * group + h % group;
-    finish_head(a, score, b, h, static_cast<C*>(a.partial) + head * size, group * size);
-  }
- private:
   // The gradients of a head's queries from the slices' sums, taken in order; the first is changed.
   static void finish_head(const AttentionArgs& a, Score<S>& score, int64_t b, int64_t h, C* sums,
                           int64_t slice_step) {
@@ -341,25 +371,27 @@ struct AttentionBackward {
            ((b * a.H + h) * a.slices + slice) * round_up(a.E, W);
   }
 
-  static void one_tile(const AttentionArgs& a, Scratch& m, int64_t b, int64_t h, int64_t t0,
+  static bool one_tile(const AttentionArgs& a, Scratch& m, int64_t b, int64_t h, int64_t t0,
                        int64_t t1, int64_t k0, int64_t keys, bool partly, const C* zeros,
                        C* partial, int64_t step, int64_t slice) {
     const int64_t queries = t1 - t0, columns = round_up(keys, W);
     m.tile.set_queries(a, b, h, t0, t1);
-    m.tile.compute(a, b, h, t0, t1, k0, keys, zeros, a.centre.data ? partial + step - W : nullptr,
-                   step, true);
+    if (!m.tile.compute(a, b, h, t0, t1, k0, keys, zeros,
+                        a.centre.data ? partial + step - W : nullptr, step, true))
+      return false;
     // The products below multiply with the zeros of keys not seen, too: 0 x NaN.
     if (partly && !(finite(m.tile.query_block) && finite(m.tile.grad_block) &&
                     finite(m.tile.key_block))) {
       row_by_row(a, m, b, h, t0, t1, k0, keys, partial, step, slice);
-      return;
+      return true;
     }
-    matmul<C, T>(keys, m.value_width, Op::units(queries),
+    matmul<S>(keys, m.value_width, Op::units(queries),
                  Op::left_tile_transposed(m.tile.s, kKeys, queries, columns, m.weights),
                  Op::right_rows(m.tile.grad_block, m.grad_out, m.value_width), m.dv,
                  m.value_width, true);
     m.tile.score.backward(queries, keys, m.tile.d, partial, step, m.dk_head);
     if (a.grad_vector) m.tile.score.grad_vector(vector_of(a, b, h, slice));
+    return true;
   }
 
   // What `one_tile` adds, each query's to the keys that it sees alone.

@@ -57,15 +57,15 @@ struct Common {
   }
 };
 
-void forward(const std::string& score, int dtype, int threads, const Common& common,
+void forward(const std::string& score, int kind, int threads, const Common& common,
              const Four& out, const Four& lse, const Four& found) {
   py::gil_scoped_release release;
   AttentionArgs a = common.read();
   a.out = heads(out), a.lse = per_query(lse), a.found = heads(found);
-  run_forward(a, kernel_of(score, dtype), threads);
+  run_forward(a, kernel_of(score, kind), threads);
 }
 
-void backward(const std::string& score, int dtype, int threads, const Common& common,
+void backward(const std::string& score, int kind, int threads, const Common& common,
               const Four& out, const Four& lse, const Four& grad_out, const Four& grad_found,
               const Four& grad_row, const std::array<Four, 3>& grads,
               const std::array<Four, 2>& grads_per_query, int64_t slices, int64_t grad_vector,
@@ -81,7 +81,7 @@ void backward(const std::string& score, int dtype, int threads, const Common& co
   a.grad_vector = address<void>(grad_vector), a.grad_mask = address<void>(grad_mask);
   a.mask_B = mask_sizes[0], a.mask_H = mask_sizes[1];
   a.mask_Q = mask_sizes[2], a.mask_K = mask_sizes[3];
-  run_backward(a, kernel_of(score, dtype), dtype == int(DType::kFloat64), threads);
+  run_backward(a, kernel_of(score, kind), kind == int(DType::kFloat64), threads);
 }
 
 std::vector<std::string> scores() {
@@ -89,10 +89,10 @@ std::vector<std::string> scores() {
 }
 
 // Numbers in a row of `grad_vector`.
-int64_t vector_row(const std::string& score, int dtype, int64_t width) {
+int64_t vector_row(const std::string& score, int kind, int64_t width) {
   AttentionArgs a;
   a.E = width;
-  return kernel_of(score, dtype).partial_row(a);
+  return kernel_of(score, kind).partial_row(a);
 }
 
 }  // namespace

@@ -25,13 +25,13 @@ struct Dot {
 
   Dot(const AttentionArgs& a, Arena& arena, bool backward)
       : E(a.E), depth(Op::units(a.E)), padded(round_up(a.E, W)) {
-    of_query = arena.take<T>(kQueries * depth);
-    of_key = arena.take<T>(depth * kKeys);
+    of_query = arena.take<T>(Op::size(kQueries, a.E));
+    of_key = arena.take<T>(Op::size(kKeys, a.E));
     if (!backward) return;
-    of_query_rows = arena.take<T>(kQueries * padded);
-    of_key_rows = arena.take<T>(kKeys * padded);
-    tile = arena.take<T>(kQueries * kKeys);
-    tile_transposed = arena.take<T>(kQueries * kKeys);
+    of_query_rows = arena.take<T>(Op::size(padded, kQueries));
+    of_key_rows = arena.take<T>(Op::size(padded, kKeys));
+    tile = arena.take<T>(Op::size(kQueries, kKeys));
+    tile_transposed = arena.take<T>(Op::size(kKeys, kQueries));
   }
 
   void set_head(const AttentionArgs&, int64_t, int64_t) {}
@@ -48,7 +48,7 @@ struct Dot {
 
   // s[queries][kKeys], without the scale. 2 queries keys E operations.
   void scores(int64_t queries, int64_t keys, C* s) {
-    matmul<C, T>(queries, round_up(keys, W), depth, query, key, s, kKeys, false);
+    matmul<S>(queries, round_up(keys, W), depth, query, key, s, kKeys, false);
   }
 
   // The same from keys as they lie, for few queries. Bound: the keys' bytes. A query of the usual
@@ -69,9 +69,9 @@ struct Dot {
   // 4 queries keys E operations.
   void backward(int64_t queries, int64_t keys, const C* ds, C* dq, int64_t dq_step, C* dk) {
     const int64_t columns = round_up(keys, W);
-    matmul<C, T>(queries, padded, Op::units(keys),
+    matmul<S>(queries, padded, Op::units(keys),
                  Op::left_tile(ds, kKeys, queries, columns, tile), key_rows, dq, dq_step, true);
-    matmul<C, T>(keys, padded, Op::units(queries),
+    matmul<S>(keys, padded, Op::units(queries),
                  Op::left_tile_transposed(ds, kKeys, queries, columns, tile_transposed),
                  query_rows, dk, padded, true);
   }

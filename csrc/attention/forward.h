@@ -55,8 +55,8 @@ struct AttentionForward {
       o = arena.take<C>(kQueries * width);
       top = arena.take<C>(kQueries);
       total = arena.take<C>(kQueries);
-      value = arena.take<T>(kKeys * width);
-      left = arena.take<T>(kQueries * kKeys);
+      value = arena.take<T>(Op::size(width, kKeys));
+      left = arena.take<T>(Op::size(kQueries, kKeys));
     }
   };
 
@@ -65,10 +65,20 @@ struct AttentionForward {
   static size_t scratch(const AttentionArgs& a) {
     Arena arena{nullptr};
     Scratch{a, arena};
+    if constexpr (kMayFail<S>)
+      return size_t(max_of(int64_t(arena.used), int64_t(AttentionForward<Score, float>::scratch(a))));
     return arena.used;
   }
 
   static void run(const AttentionArgs& a, int64_t task, char* memory) {
+    const bool done = compute(a, task, memory);
+    if constexpr (kMayFail<S>)
+      if (!done) AttentionForward<Score, float>::run(a, task, memory);
+  }
+
+ private:
+  // False where the numbers of storage cannot be multiplied in terms (terms.h).
+  static bool compute(const AttentionArgs& a, int64_t task, char* memory) {
     Arena arena{memory};
     Scratch m(a, arena);
     // The last block first: with causality it is the longest.
@@ -80,8 +90,9 @@ struct AttentionForward {
     m.score.set_head(a, b, h);
     const RowBlock<S> q = queries_of<S>(a.query, a.E, b, h, t0, t1);
     const bool few = a.Tq <= kFewQueries;
-    const bool unpacked = few && Score<S>::kScoresOfFew;
-    if (!unpacked || a.extra != Extra::kNone) m.score.set_queries(q, false);
+    const bool extra = a.extra != Extra::kNone;
+    const bool unpacked = few && Score<S>::kScoresOfFew && !(kMayFail<S> && extra);
+    if (!unpacked || extra) m.score.set_queries(q, false);
     for (int64_t r = 0; r < queries; ++r) {
       m.top[r] = -kInfinity, m.total[r] = 0;
       for (int64_t x = 0; x < m.width; x += W) store(m.o + r * m.width + x, V{});
@@ -95,6 +106,7 @@ struct AttentionForward {
       if (!unpacked) {
         m.score.set_keys(k, false);
         m.score.scores(queries, keys, m.s);
+        if (kMayFail<S> && !all_finite(m.s, queries, columns, kKeys)) return false;
       }
       for (int64_t r = 0; r < queries; ++r)
         weigh(Row<S>(a, b, h, t0 + r), k0, keys, m.s + r * kKeys, m.f, m.top[r], m.total[r],
@@ -106,10 +118,11 @@ struct AttentionForward {
           add_rows(Row<S>(a, b, h, t0 + r).seen_of(v, k0), m.s + r * kKeys, m.o + r * m.width);
         continue;
       }
-      matmul<C, T>(queries, m.width, Op::units(keys),
+      matmul<S>(queries, m.width, Op::units(keys),
                    Op::left_tile(m.s, kKeys, queries, columns, m.left),
                    Op::right_rows(v, m.value, m.width), m.o, m.width, true);
     }
+    if (kMayFail<S> && !few && !all_finite(m.o, queries, m.width, m.width)) return false;
     for (int64_t r = 0; r < queries; ++r) {
       const C inverse = m.total[r] == 0 ? C(0) : 1 / m.total[r];
       S* out = at<S>(a.out, b, h, t0 + r);
@@ -118,7 +131,8 @@ struct AttentionForward {
       at<C>(a.lse, b, h, t0 + r) =
           m.total[r] == 0 ? -kInfinity : m.top[r] + natural_log(m.total[r]);
     }
-    if (a.extra != Extra::kNone) write_found(a, m, b, h, t0, t1, seen);
+    if (extra) write_found(a, m, b, h, t0, t1, seen);
+    return true;
   }
 
   // Scores of one query become weights against the largest so far; total and output follow.

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "../product.h"
+#include "terms.h"
 
 namespace fastrnn {
 namespace FASTRNN_ISA {
@@ -25,7 +26,8 @@ struct Unit {
   using type = typename Wide<S>::type;
   static constexpr int kGroup = 1;  // numbers k in one
 };
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && !defined(FASTRNN_TILES)
+#define FASTRNN_PAIRS_BY_FMA 1
 template <>
 struct Unit<bfloat16> {
   using type = uint32_t;
@@ -43,7 +45,7 @@ template <class C>
 inline void multiply_add(Vec<C>& sum, const C* a, const C* b) {
   sum += load(b) * load(a);
 }
-#if defined(__AVX512BF16__)
+#if defined(FASTRNN_PAIRS_BY_FMA)
 inline void multiply_add(VecF& sum, uint32_t a, const uint32_t* b) {
   sum = (VecF)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(int(a)),
                                (__m512bh)_mm512_loadu_si512(b));
@@ -54,17 +56,18 @@ inline void multiply_add(VecF& sum, const uint32_t* a, const uint32_t* b) {
 }
 #endif
 
-// Operands as they lie: steps in units, from row to row and from one k to the next. With the
-// left one's swapped it is read as its transpose.
+// Operands as they lie: steps in units, from row to row, from one k to the next, and from one term
+// to the next, if there are several (terms.h). With the left one's first two swapped it is read as
+// its transpose.
 template <class T>
 struct Left {
   const T* data;
-  int64_t row, k;
+  int64_t row, k, plane = 0;
 };
 template <class T>
 struct Right {
   const T* data;
-  int64_t k;
+  int64_t k, plane = 0;
 };
 
 template <class C, class T, int R, int U>
@@ -107,7 +110,7 @@ constexpr int kTileVectors = kRegisters == 32 ? 4 : 2;
 
 // M rows, N columns (whole vectors), K units.
 template <class C, class T>
-void matmul(int64_t M, int64_t N, int64_t K, Left<T> a, Right<T> b, C* c, int64_t ldc, bool add) {
+void fma_matmul(int64_t M, int64_t N, int64_t K, Left<T> a, Right<T> b, C* c, int64_t ldc, bool add) {
   constexpr int W = kLanes<C>;
   const int64_t groups = ceil_div(M, kTileRows);
   int64_t n = 0;
@@ -123,6 +126,21 @@ void matmul(int64_t M, int64_t N, int64_t K, Left<T> a, Right<T> b, C* c, int64_
   if constexpr (kTileVectors == 4) columns(Number<4>{});
   columns(Number<2>{});
   columns(Number<1>{});
+}
+
+// tile_matmul.h
+template <int P>
+void tile_matmul(int64_t M, int64_t N, int64_t K, Left<uint32_t> a, Right<uint32_t> b, float* c,
+                 int64_t ldc, bool add);
+
+// The same of a storage type's operands, by what multiplies them.
+template <class S, class C, class T>
+inline void matmul(int64_t M, int64_t N, int64_t K, Left<T> a, Right<T> b, C* c, int64_t ldc,
+                   bool add) {
+  if constexpr (kTerms<S> > 0)
+    tile_matmul<kTerms<S>>(M, N, K, a, b, c, ldc, add);
+  else
+    fma_matmul(M, N, K, a, b, c, ldc, add);
 }
 
 }  // namespace FASTRNN_ISA

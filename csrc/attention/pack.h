@@ -114,12 +114,14 @@ void copy_columns(const RowBlock<S>& block, int64_t depth, C* c, int64_t ld) {
 
 // Operands of products for a storage type; sizes and strides in units. `to` is memory for a copy,
 // which is made only where the numbers do not lie already as they have to.
-template <class S>
+template <class S, bool kOfTiles = (kTerms<S> > 0)>
 struct Operands {
   using C = typename Wide<S>::type;
   using T = typename Unit<S>::type;
   static constexpr int kGroup = Unit<S>::kGroup;
   static int64_t units(int64_t k) { return ceil_div(k, kGroup); }
+  // Of n rows or columns of k numbers.
+  static int64_t size(int64_t n, int64_t k) { return n * units(k); }
 
   // k along X: [r][units(X)].
   static Left<T> left(const RowBlock<S>& block, T* to) {
@@ -148,39 +150,39 @@ struct Operands {
   }
 };
 
-template <class S>
-inline void Operands<S>::left_row(const S* row, int64_t width, T* to) {
+template <class S, bool kOfTiles>
+inline void Operands<S, kOfTiles>::left_row(const S* row, int64_t width, T* to) {
   constexpr int W = kLanes<C>;
   for (int64_t x = 0; x < width; x += W) {
     const int n = int(min_of(W, width - x));
     store(to + x, row ? load(row + x, n) : Vec<C>{}, n);
   }
 }
-template <class S>
-inline Right<typename Operands<S>::T> Operands<S>::right_columns(const RowBlock<S>& block, T* to,
+template <class S, bool kOfTiles>
+inline Right<typename Operands<S, kOfTiles>::T> Operands<S, kOfTiles>::right_columns(const RowBlock<S>& block, T* to,
                                                                  int64_t ld) {
   copy_columns(block, block.width, to, ld);
   return {to, ld};
 }
-template <class S>
-inline Right<typename Operands<S>::T> Operands<S>::right_rows(const RowBlock<S>& block, T* to,
+template <class S, bool kOfTiles>
+inline Right<typename Operands<S, kOfTiles>::T> Operands<S, kOfTiles>::right_rows(const RowBlock<S>& block, T* to,
                                                               int64_t ld) {
   if (block.width == ld && as_it_lies(block)) return {reinterpret_cast<const T*>(block.data), ld};
   copy_rows(block, to, ld);
   return {to, ld};
 }
-template <class S>
-inline Left<typename Operands<S>::T> Operands<S>::left_tile(const C* tile, int64_t ld, int64_t,
+template <class S, bool kOfTiles>
+inline Left<typename Operands<S, kOfTiles>::T> Operands<S, kOfTiles>::left_tile(const C* tile, int64_t ld, int64_t,
                                                             int64_t, T*) {
   return {tile, ld, 1};
 }
-template <class S>
-inline Left<typename Operands<S>::T> Operands<S>::left_tile_transposed(const C* tile, int64_t ld,
+template <class S, bool kOfTiles>
+inline Left<typename Operands<S, kOfTiles>::T> Operands<S, kOfTiles>::left_tile_transposed(const C* tile, int64_t ld,
                                                                        int64_t, int64_t, T*) {
   return {tile, 1, ld};
 }
 
-#if defined(__AVX512BF16__)
+#if defined(FASTRNN_PAIRS_BY_FMA)
 // Pairs of bfloat16.
 template <>
 inline void Operands<bfloat16>::left_row(const bfloat16* row, int64_t width, uint32_t* to) {
@@ -265,3 +267,7 @@ inline Left<uint32_t> Operands<bfloat16>::left_tile_transposed(const float* tile
 
 }  // namespace FASTRNN_ISA
 }  // namespace fastrnn
+
+#if defined(FASTRNN_TILES)
+#include "tile_pack.h"
+#endif

@@ -83,9 +83,13 @@ enum ScoreId : int {
   kNumScores
 };
 
-// What an instruction set offers; dtypes in the order of DType.
+// Kernels are one kind a dtype, in the order of DType, and three more: of float32 whose products take
+// it in one, two or three terms of bfloat16 (terms.h), where that is faster; elsewhere float32's own.
+constexpr int kAttentionKinds = 7;
+
+// What an instruction set offers.
 struct AttentionTable {
-  AttentionKernel kernels[kNumScores][4];
+  AttentionKernel kernels[kNumScores][kAttentionKinds];
 };
 
 // All tasks, on so many threads. Which thread runs which task changes no bit.

@@ -51,7 +51,7 @@ def same_width(query: Tensor, key: Tensor) -> None:
     if query.shape[-1] != key.shape[-1]:
         raise RuntimeError(
             "Expected query and key to have the same size in their last dimension, but got "
-            f"query: {list(query.shape)} and key: {list(key.shape)}"
+            f"query: {query.shape[-1]} and key: {key.shape[-1]}"
         )
 
 

@@ -24,7 +24,7 @@ def check(query: Tensor, key: Tensor, operands: Mapping[str, Any]) -> None:
         elif tensor.shape[-1] != width:
             raise RuntimeError(
                 f"Expected {side} to be as wide as vector, {width}, without a weight_{side}, "
-                f"but got {side}: {list(tensor.shape)}"
+                f"but got {side}: {tensor.shape[-1]}"
             )
     if operands.get("bias") is not None:
         expect("bias", operands["bias"], (width,), (heads, width))
