@@ -371,7 +371,7 @@ std::vector<std::string> cells() {
   return names;
 }
 
-bool splits() { return table().packing[kind_of_terms(kMostTerms)].pack != nullptr; }
+bool splits() { return table().packing[kNumKinds - 1].pack != nullptr; }
 
 // What each kernel assumes of its cell, to be compared with the CellSpec.
 py::dict cell_layout(const std::string& cell) {

@@ -93,12 +93,12 @@ Table beyond_avx512(const char* name, const AttentionTable& attention, const Pai
   for (int id = 0; id < kNumCells; ++id) {
     table.kernels[id][kBFloat16] = pairs.kernels[id];
     for (int i = 0; i < kMostTerms; ++i) {
-      Kernel& kernel = table.kernels[id][kind_of_terms(i + 1)] = pairs.in_terms[id][i];
+      Kernel& kernel = table.kernels[id][kOneTerm + i] = pairs.in_terms[id][i];
       if (kernel.forward) kernel.step = table.kernels[id][int(DType::kFloat32)].step;
     }
   }
   table.packing[kBFloat16] = pairs.packing;
-  for (int i = 0; i < kMostTerms; ++i) table.packing[kind_of_terms(i + 1)] = pairs.packing_in_terms[i];
+  for (int i = 0; i < kMostTerms; ++i) table.packing[kOneTerm + i] = pairs.packing_in_terms[i];
   return table;
 }
 #endif

@@ -5,8 +5,9 @@
 // Instructions for bfloat16 take denormals as zero, and a small number's last terms would be some.
 // So the terms are those of the number times 2^24, of which the last bit of the smallest normal number is
 // normal; no more numbers are flushed than by float32's own products. Numbers from 2^103 on, infinity
-// and NaN go as a mark, not finite, and their own bits in the other terms: what they are multiplied
-// into is not finite either, whereby it is found and multiplied again (tile_product.h).
+// and NaN go as a mark, not finite, and their own bits in the other terms (of two terms the mark holds
+// some as well, and 2^-14 is lost): what they are multiplied into is not finite either, whereby it is
+// found and multiplied again (tile_product.h).
 #pragma once
 
 #include "product.h"
@@ -69,7 +70,7 @@ struct TermsOf {
       take(x);
   }
 
-  // The number, but for what two terms leave.
+  // The number that was split, but for what two terms leave.
   static VecF joined(const VecF* of) {
     VecF sum = of[0];
     for (int p = 1; p < P; ++p) sum += of[p];

@@ -222,8 +222,10 @@ struct TileProduct {
       if (c < count) at(dots, sums, c).template run<2, 1>(columns + c);
     } else {
       for (; c + 4 <= count; c += 4) at(dots, sums, c).template run<1, 4>(columns + c);
-      for (; c + 2 <= count; c += 2) at(dots, sums, c).template run<1, 2>(columns + c);
-      if (c < count) at(dots, sums, c).template run<1, 1>(columns + c);
+      // What is left at once: a sum's tile is waited for, and others are to be had meanwhile.
+      if (count - c == 3) at(dots, sums, c).template run<1, 3>(columns + c);
+      if (count - c == 2) at(dots, sums, c).template run<1, 2>(columns + c);
+      if (count - c == 1) at(dots, sums, c).template run<1, 1>(columns + c);
     }
   }
   static const TileDots<P>& at(TileDots<P>& dots, float* sums, int c) {
@@ -258,8 +260,8 @@ struct TileProduct {
         VecF weight_even, weight_odd;
         join_pairs(w + (k / 2 * G + g) * 2 * W, block_size(),
                    [](const bfloat16* pairs) { return load_bits(pairs); }, weight_even, weight_odd);
-        sums[g] += weight_even * even;
-        sums[g] += weight_odd * odd;
+        sums[g] = (VecF)_mm512_fmadd_ps((__m512)weight_even, (__m512)even, (__m512)sums[g]);
+        sums[g] = (VecF)_mm512_fmadd_ps((__m512)weight_odd, (__m512)odd, (__m512)sums[g]);
       }
     }
   }

@@ -191,8 +191,7 @@ struct Packing {
 constexpr int kNumDTypes = 4;
 // Kernels are one kind a dtype, and three more: of float32 whose products multiply one, two or three
 // terms of bfloat16 (split.h), where that is faster; a set of instructions may lack them.
-constexpr int kMostTerms = 3, kNumKinds = kNumDTypes + kMostTerms;
-constexpr int kind_of_terms(int terms) { return kNumDTypes + terms - 1; }
+constexpr int kMostTerms = 3, kOneTerm = kNumDTypes, kNumKinds = kNumDTypes + kMostTerms;
 // Bytes of a number of each kind.
 constexpr int64_t kKindBytes[kNumKinds] = {4, 8, 2, 2, 4, 4, 4};
 
