@@ -142,7 +142,7 @@ def _states_of_all_steps(
 
 
 def _input_side(layer: Layer, rows: Tensor, weights: Sequence[Tensor], batch: int) -> Tensor:
-    """``gates_x [S, N, G*H]`` as a layer of that batch has it, biases as in `stack.input_product`."""
+    """``gates_x [S, N, G*H]`` as that batch has it, biases as in `stack.input_product`."""
     w_ih, _, b_ih, b_hh, _ = zip(*layer.by_direction(weights), strict=True)
     width, bias = w_ih[0].shape[0], None
     if b_ih[0] is not None:

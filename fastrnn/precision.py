@@ -1,16 +1,17 @@
 """How exactly float32 layers multiply: as `torch.get_float32_matmul_precision()`, or an override.
 
-``"highest"`` is as exact as float32's own products. Where the processor has matrix tiles for bfloat16
-(AMX), each number is split into the sum of three bfloat16 terms, and six products of terms, added up
-in float32, take the place of one: less work than float32's own. ``"high"`` is two terms and three
-products there, to some 2^-16 of what is multiplied. ``"medium"`` lets the C++ kernels round what they
-multiply to bfloat16, where the processor multiplies pairs of bfloat16 faster than float32. All of it
-is forward and backward, of the cells that torch has (and of those as simple); sums, states and gates
-stay float32. Elsewhere, and with splitting switched off, ``"highest"`` and ``"high"`` are float32's own
-products, and so is ``"medium"`` without pairs.
+``"highest"`` is as exact as float32's own products. Where the processor has matrix tiles for
+bfloat16 (AMX), each number is split into the sum of three bfloat16 terms, and six products of
+terms, added up in float32, take the place of one: less work than float32's own. ``"high"`` is two
+terms and three products there, to some 2^-16 of what is multiplied. ``"medium"`` lets the C++
+kernels round what they multiply to bfloat16, where the processor multiplies pairs of bfloat16
+faster than float32. All of it is forward and backward, of the cells that torch has (and of those
+as simple); sums, states and gates stay float32. Elsewhere, and with splitting switched off,
+``"highest"`` and ``"high"`` are float32's own products, and so is ``"medium"`` without pairs.
 
-What holds is the setting while a kernel runs: of the backward, that of the call to ``backward()``. A
-single step without gradients, whose time is the weights' way from memory, is never split nor rounded.
+What holds is the setting while a kernel runs: of the backward, that of the call to
+``backward()``. A single step without gradients, whose time is the weights' way from memory, is
+never split nor rounded.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ NAMES = ("highest", "high", "medium")
 LEAST_ROWS = {"highest": 16, "high": 8}
 """Rows, of a step or of a product by itself, from which on it pays to split.
 
-Derived, not measured: a core's rates on a processor with AMX are 2,800 GFLOP/s by tiles, 170 by FMA,
-and 86 GB/s of weights from the second-level cache, 28 from the third. A block of 16 units takes R
-rows 0.19 R ns for each k by FMA. Three terms take 1.1 ns of products for up to 16 rows, and weights of
-8 bytes, 1.5 ns from the second-level cache and 3.4 from the third: as much as 8 and 18 rows by FMA.
-Two terms take half of the products and 5 bytes or so: 6 and 12 rows. That is a matter of shapes alone,
-so that threads change no bit.
+Derived, not measured: a core's rates on a processor with AMX are 2,800 GFLOP/s by tiles, 170 by
+FMA, and 86 GB/s of weights from the second-level cache, 28 from the third. A block of 16 units
+takes R rows 0.19 R ns for each k by FMA. Three terms take 1.1 ns of products for up to 16 rows,
+and weights of 6 bytes, of which 2 are read twice: 1.5 ns from the second-level cache and 3.4 from
+the third, as much as 8 and 18 rows by FMA. Two terms take half of the products and 4 bytes: 6 and
+12 rows. It is a matter of shapes alone, so that threads change no bit.
 """
 
 _thread = threading.local()
@@ -79,8 +80,8 @@ class use_precision:  # a context manager, named as torch names its own
 class use_splitting:
     """Whether float32 products may be those of bfloat16 terms, whatever FASTRNN_SPLITTING says.
 
-    Without it ``"highest"`` and ``"high"`` are float32's own products on every processor. It holds as
-    `use_precision` does.
+    Without it ``"highest"`` and ``"high"`` are float32's own products on every processor. It
+    holds as `use_precision` does.
 
     Args:
         on: True or False.

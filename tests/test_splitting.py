@@ -168,7 +168,7 @@ def same(found, expected):
 
 
 def hold(found, a, b, plain):
-    """Of three terms, a row's 16 units: as ``plain`` to the bit if a sum is not finite, else as exact.
+    """Of three terms, a row's 16 units: ``plain``'s bits if a sum is not finite, else as exact.
 
     Of two: as ``plain`` where that is not finite, else within what they leave; or within 2^-14 of
     each factor, where a number goes as a mark.
