@@ -158,8 +158,10 @@ def test_a_row_has_the_same_bits_wherever_it_is(isa, name):
 
 LARGEST, TINY = torch.finfo(torch.float32).max, torch.finfo(torch.float32).tiny
 INF, NAN = float("inf"), float("nan")
-# 2^103 is where numbers are no longer split; 2^104 times 2^24 would be none.
-SPECIAL = [NAN, INF, -INF, LARGEST, -LARGEST, 3.4e38, 2.0**104, 2.0**103, 0.999 * 2**103, 1e-45]
+# 2^103 is where numbers are no longer split; 2^104 times 2^24 would be none, nor would what rounds
+# up to it.
+SPECIAL = [NAN, INF, -INF, LARGEST, -LARGEST, 3.4e38]
+SPECIAL += [2.0**104, (1 - 2**-12) * 2.0**104, 2.0**103, (1 - 2**-12) * 2.0**103, 1e-45]
 
 
 def same(found, expected):
@@ -231,6 +233,12 @@ def test_sizes_of_numbers(of_rows, of_weights, isa, highest):
     x, weight = (torch.where(t.abs() < TINY, 0, t) for t in (x, weight))
     plain = unsplit(linear, x, weight)
     hold(linear(x, weight), x, weight.t(), plain)
+
+
+def test_denormals_count_as_zero(isa, name):
+    x, weight = drawn(20, 40) * 1e20, drawn(20, 40, seed=1).clamp(-1, 1) * 1e-38
+    for found in (linear(x, weight), linear(weight, x), cpp.gradient_of_rows(x, weight)[0]):
+        assert not found.any()
 
 
 def test_sums_and_products_too_large_are_found(isa, highest):
