@@ -9,8 +9,8 @@ import torch
 from equality import error, use_isa
 from test_attention_equality import FLOOR, Case, assert_equal, call_fastrnn, draw, run, to_double
 
-from fastrnn import use_precision
 from fastrnn import functional as F
+from fastrnn import use_precision, use_splitting
 
 
 def _available(isa: str) -> bool:
@@ -129,3 +129,14 @@ def test_what_cannot_be_split_is_multiplied_as_it_is(what, size, precision):
 def test_the_same_bits_for_any_number_of_threads():
     for isa in TILES:
         plain.test_the_same_bits_for_any_number_of_threads(isa, "scaled_dot")
+
+
+def test_splitting_switched_off_is_float32_s_own():
+    q, k, v = torch.randn(3, 1, 2, 40, 24).unbind()
+    with use_isa("avx512"):
+        plainly = F.attention(q, k, v)
+    for isa in TILES:
+        with use_isa(isa), use_precision("highest"):
+            assert not torch.equal(F.attention(q, k, v), plainly)
+            with use_splitting(False):
+                assert torch.equal(F.attention(q, k, v), plainly)
