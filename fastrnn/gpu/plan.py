@@ -185,9 +185,7 @@ def _grid(p: Problem, device: Device, backward: bool) -> Plan | None:
     return None
 
 
-def _registers(
-    p: Problem, device: Device, backward: bool, padded: int, block_b: int
-) -> int | None:
+def _registers(p: Problem, device: Device, backward: bool, padded: int, block_b: int) -> int | None:
     """With which the assembler parks nothing in memory, or nothing that a loop wants.
 
     Without a bound it aims at two programs a multiprocessor, where there is one, and parks what is
