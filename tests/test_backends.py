@@ -205,6 +205,15 @@ def test_no_such_backend_in_the_environment():
     assert "backend should be one of cpp, triton, reference" in done.stderr
 
 
+def test_neither_yes_nor_no_to_cuda_graphs_in_the_environment():
+    script = "from fastrnn.gpu import permission; print(permission.given)"
+    for value, given in (("on", "True"), ("0", "False")):
+        assert in_new_process(script, FASTRNN_CUDA_GRAPHS=value).stdout.strip() == given
+    done = in_new_process("import fastrnn", FASTRNN_CUDA_GRAPHS="maybe")
+    assert done.returncode == 1
+    assert "FASTRNN_CUDA_GRAPHS should be 1 or 0" in done.stderr
+
+
 @pytest.mark.parametrize("cap", ["baseline", "amx"])
 def test_cap_of_the_instruction_set(cap):
     """The best there is up to the cap, be the cap itself there or not."""

@@ -131,7 +131,7 @@ def _of_keys(p: Problem, device: Device, wide: int) -> Tiles:
     """Both sums of a key are held; many keys beside them, only narrow ones."""
     hopper = device.capability[0] == 9  # others' numbers of a key are more, or lie in registers
     if p.extras:
-        many = 64 if wide <= 128 and device.capability >= (9, 0) else 32
+        many = 64 if wide <= 128 and hopper else 32
         return Tiles(32 if wide <= 128 else 16, many, 8, 2, "few of both")
     if wide <= 64:
         return Tiles(32, 128, 8, 2, "narrow: many keys")
