@@ -201,6 +201,7 @@ def test_one_number_that_is_special(value, where, isa, name):
     if where != "row":
         weight[18, 36] = value
         x[5, 36] = 0  # infinity times zero
+    linear(torch.full((20, 38), NAN), weight[:, :1].expand(21, 38))  # what the memory holds
     found, plain = linear(x, weight), unsplit(linear, x, weight)
     denormal = abs(value) < TINY
     x, weight = (torch.where(t.abs() < TINY, 0, t) if denormal else t for t in (x, weight))
