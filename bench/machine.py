@@ -25,6 +25,7 @@ def describe() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "isa": _C.isa(),
         "isa_cap": os.environ.get("FASTRNN_ISA"),
+        "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "cpu_features": _C.cpu_features(),
         "versions": {
             "python": platform.python_version(),

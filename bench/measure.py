@@ -46,6 +46,7 @@ class Measured:
                 "q3": third,
                 "rounds": len(values),
                 "loops": self.timings.loops[name],
+                "faults": statistics.median(self.timings.faults[name]),
                 "error": self.errors[name],
             }
         ours = rounds["fastrnn"]

@@ -53,10 +53,11 @@ def _circumstances(results: dict[str, Any]) -> list[str]:
     machine = results["machine"]
     model = f" ({machine['cpu_model']})" if machine["cpu_model"] else ""
     cap = f", capped by FASTRNN_ISA={machine['isa_cap']}" if machine["isa_cap"] else ""
+    theirs = f", torch's for {machine['torch_isa']}" if machine.get("torch_isa") else ""
     versions = ", ".join(f"{name} {v or 'absent'}" for name, v in machine["versions"].items())
     return [
         f"{results['date'][:10]}. {machine['cpu']}{model}, {machine['cores']} cores, "
-        f"{machine['threads']} threads, fastrnn's kernels for {machine['isa']}{cap} "
+        f"{machine['threads']} threads, fastrnn's kernels for {machine['isa']}{cap}{theirs} "
         f"(features: {' '.join(machine['cpu_features']) or 'none'}). {versions}. "
         f"Load average before the run: {results['load']:.2f}.",
         "T = 100 and I = H unless stated. All providers get the same weights and inputs and take "

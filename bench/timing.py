@@ -8,6 +8,7 @@ the quartiles of the rounds' own ratios tell.
 from __future__ import annotations
 
 import gc
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +25,19 @@ _MOST_TICKS = 25
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds a call in each round, and how many calls were timed together."""
+    """What each round found.
+
+    Attributes:
+        rounds: seconds a call.
+        loops: how many calls were timed together.
+        faults: pages of memory a call that the system had to supply. A library whose large
+            buffers go back to it after every call pays for them anew: a third of torch's time
+            in some cases, and by what else the process holds it does or does not.
+    """
 
     rounds: dict[str, list[float]]
     loops: dict[str, int]
+    faults: dict[str, list[float]]
 
 
 def interleave(
@@ -51,6 +61,7 @@ def interleave(
         a_round = pause + sum((loops[name] + warm[name]) * cost for name, cost in costs.items())
         count = min(max(int(seconds / a_round), FEWEST_ROUNDS), ROUNDS)
         rounds: dict[str, list[float]] = {name: [] for name in calls}
+        faults: dict[str, list[float]] = {name: [] for name in calls}
         awake = None
         for index in range(count):
             for name in list(calls)[:: 1 if index % 2 == 0 else -1]:
@@ -59,11 +70,13 @@ def interleave(
                 awake = pools[name]
                 if warm[name]:
                     calls[name]()
+                before = _faults()
                 rounds[name].append(_timed(calls[name], loops[name]))
+                faults[name].append((_faults() - before) / loops[name])
     finally:
         if enabled:
             gc.enable()
-    return Timings(rounds, loops)
+    return Timings(rounds, loops, faults)
 
 
 def _timed(call: Callable[[], Any], loops: int) -> float:
@@ -73,6 +86,10 @@ def _timed(call: Callable[[], Any], loops: int) -> float:
     for _ in repeat:
         call()
     return (time.perf_counter() - start) / loops
+
+
+def _faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _cost(call: Callable[[], Any]) -> float:

@@ -15,6 +15,7 @@
 
 #include "aligned.h"
 #include "attention/bindings.h"
+#include "attention/one_call.h"
 #include "dispatch.h"
 #include "gradients.h"
 #include "huge_pages.h"
@@ -35,11 +36,6 @@ using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, i
 template <class T>
 T* address(int64_t value) {
   return reinterpret_cast<T*>(static_cast<uintptr_t>(value));
-}
-
-int64_t size_of(int kind) {
-  constexpr int64_t kSizes[kNumKinds] = {4, 8, 2, 2, 4};
-  return kSizes[kind];
 }
 
 Rows rows(const Triple& t) { return {address<void>(t[0]), t[1], t[2]}; }
@@ -119,10 +115,10 @@ struct Call {
 
   Call(const std::string& cell, int kind, int threads, const Shape& shape,
        const std::vector<bool>& reversed, const std::optional<Options>& options = {})
-      : kernel(table().kernels[cell_id(cell)][kind]),
+      : kernel(table().kernels[cell_id(cell)][kind_of(cell_id(cell), kind)]),
         packing(table().packing[kind_of(cell_id(cell), kind)]),
         threads(threads),
-        size(size_of(kind)),
+        size(kKindBytes[kind]),
         steps(std::get<1>(shape), std::get<2>(shape), std::get<0>(shape),
               address<const int64_t>(std::get<6>(shape)),
               address<const int64_t>(options ? std::get<0>(*options) : 0)),
@@ -273,9 +269,9 @@ void backward(const std::string& cell, int dtype, int threads, const Shape& shap
 }
 
 // out [S, M] = x [S, K] . weight [M, K]^T + bias.
-void linear(int dtype, int threads, int64_t count, int64_t M, int64_t K, const Triple& x,
+void linear(int kind, int threads, int64_t count, int64_t M, int64_t K, const Triple& x,
             const Triple& weight_, int64_t bias, const Triple& out) {
-  const Packing& packing = table().packing[dtype];
+  const Packing& packing = packing_of(kind);
   if (packing.linear == nullptr) throw std::invalid_argument("no such product for this dtype");
   const Weight w = weight(weight_);
   LinearArgs a;
@@ -328,28 +324,28 @@ std::vector<const void*> previous_rows(const StepRows& steps, bool reverse, cons
 }
 
 // Gradients of a product's weight, out [M, K] = a [S, M]^T . b [S, K], and bias, sum [M].
-void outer(int dtype, int threads, OuterArgs a, const std::vector<const void*>& b,
+void outer(int kind, int threads, OuterArgs a, const std::vector<const void*>& b,
            const Triple& a_, const Triple& out, int64_t sum) {
   a.a = address<const void>(a_[0]), a.a_row = a_[1];
   a.b = b.data();
   a.out = address<void>(out[0]), a.out_row = out[1];
   a.sum = address<void>(sum);
-  run_outer(a, table().packing[dtype], threads);
+  run_outer(a, packing_of(kind), threads);
 }
 
-void outer_of_rows(int dtype, int threads, int64_t S, int64_t M, int64_t K, const Triple& a,
+void outer_of_rows(int kind, int threads, int64_t S, int64_t M, int64_t K, const Triple& a,
                    const Triple& b, const Triple& out, int64_t sum) {
   py::gil_scoped_release release;
   std::vector<const void*> rows;
   for (int64_t s = 0; s < S; ++s)
-    rows.push_back(address<const char>(b[0]) + s * b[1] * size_of(dtype));
+    rows.push_back(address<const char>(b[0]) + s * b[1] * kKindBytes[kind]);
   OuterArgs args;
   args.S = S, args.M = M, args.K = K;
-  outer(dtype, threads, args, rows, a, out, sum);
+  outer(kind, threads, args, rows, a, out, sum);
 }
 
 // b is the state that each step began with.
-void outer_of_states(int dtype, int threads, const Shape& shape, bool reverse, int64_t M,
+void outer_of_states(int kind, int threads, const Shape& shape, bool reverse, int64_t M,
                      const Triple& a, const Triple& h, const Triple& h_0, const Triple& out,
                      int64_t sum, int64_t lengths, const Triple& reset, int reset_to,
                      const Triple& given) {
@@ -360,11 +356,11 @@ void outer_of_states(int dtype, int threads, const Shape& shape, bool reverse, i
   args.M = M;
   const StepRows steps(T, B, args.S, address<const int64_t>(batch_sizes),
                        address<const int64_t>(lengths));
-  const int64_t size = size_of(dtype);
+  const int64_t size = kKindBytes[kind];
   const std::vector<char> zeros(size_t(args.K * size), 0);
   const Resets resets{address<const uint8_t>(reset[0]), reset[1], ResetTo(reset_to),
                       address<const char>(given[0]), given[1] * size};
-  outer(dtype, threads, args,
+  outer(kind, threads, args,
         previous_rows(steps, reverse, address<const char>(h[0]), h[1] * size,
                       address<const char>(h_0[0]), h_0[1] * size, zeros.data(), resets),
         a, out, sum);
@@ -375,6 +371,8 @@ std::vector<std::string> cells() {
   for (int id = 0; id < kNumCells; ++id) names.push_back(cell_name(id));
   return names;
 }
+
+bool splits() { return table().packing[kNumKinds - 1].pack != nullptr; }
 
 // What each kernel assumes of its cell, to be compared with the CellSpec.
 py::dict cell_layout(const std::string& cell) {
@@ -411,6 +409,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("outer_of_rows", &outer_of_rows);
   m.def("outer_of_states", &outer_of_states);
   bind_attention(m);
+  fastrnn::bind_attention_in_one_call(m);
   bind_gradients(m);
   bind_inference(m);
   bind_int8(m);
@@ -419,6 +418,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cell_layout", &cell_layout, "What a kernel assumes of its cell, as its CellSpec tells it.");
   m.def("plan", &plan, "Parts (recurrences, rows, units) a scan is cut into.");
   m.def("isa", [] { return std::string(table().name); }, "The instruction set in use.");
+  m.def("splits", &splits, "Whether that set multiplies float32 in terms, and not only rounded.");
   m.def("isas", &isas, "Instruction sets built and available here, plainest first.");
   m.def("use_isa", &use_isa, "Switches the process to one of isas().");
   m.def("cpu_features", &cpu_features, "What the processor has of what the kernels may use.");

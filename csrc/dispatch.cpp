@@ -82,7 +82,7 @@ bool has_avx512bf16() {
 #if defined(FASTRNN_HAS_AVX512BF16) || defined(FASTRNN_HAS_AMX) || \
     defined(FASTRNN_HAS_AMX_EMULATED)
 // A set beyond AVX-512: attention of its own, and products of bfloat16 pairs. Its other recurrent
-// kernels would be the same.
+// kernels would be the same, and a single step multiplies nothing that is packed.
 Table beyond_avx512(const char* name, const AttentionTable& attention, const PairsTable& pairs) {
   Table table = avx512::table;
   table.name = name;
@@ -90,10 +90,13 @@ Table beyond_avx512(const char* name, const AttentionTable& attention, const Pai
   constexpr int kBFloat16 = int(DType::kBFloat16);
   for (int id = 0; id < kNumCells; ++id) {
     table.kernels[id][kBFloat16] = pairs.kernels[id];
-    if (pairs.rounded[id].forward) table.kernels[id][kRoundedFloat32] = pairs.rounded[id];
+    for (int i = 0; i < kMostTerms; ++i) {
+      Kernel& kernel = table.kernels[id][kOneTerm + i] = pairs.in_terms[id][i];
+      if (kernel.forward) kernel.step = table.kernels[id][int(DType::kFloat32)].step;
+    }
   }
   table.packing[kBFloat16] = pairs.packing;
-  table.packing[kRoundedFloat32] = pairs.rounded_packing;
+  for (int i = 0; i < kMostTerms; ++i) table.packing[kOneTerm + i] = pairs.packing_in_terms[i];
   return table;
 }
 #endif
@@ -209,9 +212,11 @@ std::vector<std::string> cpu_features() {
 
 const char* cell_name(int id) { return kCellNames[id]; }
 
-int kind_of(int cell, int kind) {
-  const auto& kernels = table().kernels[cell];
-  return kernels[kind].forward == kernels[0].forward ? 0 : kind;
+int kind_of(int cell, int kind) { return table().kernels[cell][kind].forward ? kind : 0; }
+
+const Packing& packing_of(int kind) {
+  const Packing* packing = table().packing;
+  return packing[kind].pack ? packing[kind] : packing[0];
 }
 
 int cell_id(const std::string& name) {

@@ -20,8 +20,10 @@ void use_isa(const std::string& name);
 // What the processor has of what any of the sets uses.
 std::vector<std::string> cpu_features();
 
-// The kind whose kernels and packed weights serve a cell: that of float32 for what has no rounded ones.
+// The kind whose kernels and packed weights serve a cell, and the products by themselves: float32's own
+// where there are none in terms.
 int kind_of(int cell, int kind);
+const Packing& packing_of(int kind);
 
 const char* cell_name(int id);
 int cell_id(const std::string& name);  // throws std::invalid_argument

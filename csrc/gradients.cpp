@@ -55,9 +55,10 @@ struct Sizes {
 
 class LayerBackward {
  public:
-  LayerBackward(const Kernel& kernel, const Packing& packing, int64_t size, int threads,
-                const Sizes& z, const Tensors& t)
-      : kernel(kernel), packing(packing), size(size), threads(threads), z(z), t(t),
+  // The products around the scan may be another kind's than the scan.
+  LayerBackward(const Kernel& kernel, const Packing& packing, const Packing& products, int64_t size,
+                int threads, const Sizes& z, const Tensors& t)
+      : kernel(kernel), packing(packing), products(products), size(size), threads(threads), z(z), t(t),
         width(kernel.gates * z.H), window(steps_of_window()) {
     const int64_t rows = window * z.B;
     dgates_x = take(rows * z.N * width);
@@ -66,8 +67,8 @@ class LayerBackward {
     const int64_t most = std::max(z.H, z.K);
     zeros = static_cast<char*>(std::memset(take(most), 0, size_t(most * size)));
     for (const auto& each : t.weights) {
-      hh.push_back(pack(pointer(each[1]), z.K, width, 1, z.K));
-      if (z.projected) hr.push_back(pack(pointer(each[4]), z.H, z.K, 1, z.H));
+      hh.push_back(pack(packing, pointer(each[1]), z.K, width, 1, z.K));
+      if (z.projected) hr.push_back(pack(packing, pointer(each[4]), z.H, z.K, 1, z.H));
     }
     if (t.grad_x) ih = pack_inputs();
   }
@@ -83,7 +84,7 @@ class LayerBackward {
 
  private:
   const Kernel& kernel;
-  const Packing& packing;
+  const Packing &packing, &products;
   const int64_t size;  // of a number, in bytes
   const int threads;
   const Sizes& z;
@@ -115,7 +116,8 @@ class LayerBackward {
   }
   char* take(int64_t numbers) { return take_bytes(size_t(numbers * size)); }
   // w as a matrix [U, depth], packed.
-  const void* pack(const void* w, int64_t U, int64_t depth, int64_t step_u, int64_t step_k) {
+  const void* pack(const Packing& packing, const void* w, int64_t U, int64_t depth, int64_t step_u,
+                   int64_t step_k) {
     char* const packed = take_bytes(packing.bytes(1, U, depth));
     packing.pack(w, 1, U, depth, 0, step_u, step_k, packed);
     return packed;
@@ -130,7 +132,7 @@ class LayerBackward {
         std::memcpy(joined + n * each * size, pointer(t.weights[size_t(n)][0]), size_t(each * size));
       all = joined;
     }
-    return pack(all, z.I, z.N * width, 1, z.I);
+    return pack(products, all, z.I, z.N * width, 1, z.I);
   }
 
   // The address of the row of a step's first sequence, [T*B, N, each].
@@ -183,7 +185,7 @@ class LayerBackward {
     a.weight = ih;
     a.out = pointer(t.grad_x) + first * z.B * z.I * size, a.out_row = z.I;
     a.M = z.I, a.K = z.N * width;
-    run_linear(a, packing, (end - first) * z.B, threads);
+    run_linear(a, products, (end - first) * z.B, threads);
   }
 
   void of_weights(int64_t n, int64_t first, int64_t end) {
@@ -201,7 +203,7 @@ class LayerBackward {
       a.sum = pointer(bias);
       a.S = count, a.M = M, a.K = depth;
       a.more = end < z.T;
-      run_outer(a, packing, threads);
+      run_outer(a, products, threads);
     };
     product(dgates_x, width, z.I, into[0], into[2],
             [&](int64_t s) { return pointer(t.x) + s * z.I * size; });
@@ -218,7 +220,7 @@ class LayerBackward {
   }
 };
 
-void layer_backward(const std::string& cell, int kind, int threads,
+void layer_backward(const std::string& cell, int kind, int kind_of_products, int threads,
                     const std::array<int64_t, 6>& sizes, bool apart, int64_t x,
                     const OfWeights& weights, const Addresses& states, int64_t out,
                     const std::array<int64_t, 2>& saved, int64_t grad_out,
@@ -227,18 +229,18 @@ void layer_backward(const std::string& cell, int kind, int threads,
   const auto [T, B, N, I, H, K] = sizes;
   kind = kind_of(cell_id(cell), kind);
   const Kernel& kernel = table().kernels[cell_id(cell)][kind];
-  const Packing& packing = table().packing[kind];
+  const Packing &packing = table().packing[kind],
+                &products = table().packing[kind_of(cell_id(cell), kind_of_products)];
   const size_t count = size_t(kernel.states);
-  if (kernel.layer == nullptr || packing.linear == nullptr || T < 1 || B < 1 ||
+  if (kernel.layer == nullptr || products.linear == nullptr || T < 1 || B < 1 ||
       int64_t(weights.size()) != N || states.size() != count || grad_finals.size() != count ||
       grad_states.size() != count || (!grad_weights.empty() && int64_t(grad_weights.size()) != N))
     throw std::invalid_argument("not a layer of that cell");
-  constexpr int64_t kSizes[kNumKinds] = {4, 8, 2, 2, 4};
   const py::gil_scoped_release release;
   const Sizes z{T, B, N, I, H, K, apart, weights[0][4] != 0};
   const Tensors t{x,        weights,     states, out,         saved[0],    saved[1],
                   grad_out, grad_finals, grad_x, grad_states, grad_weights};
-  LayerBackward(kernel, packing, kSizes[kind], threads, z, t).run();
+  LayerBackward(kernel, packing, products, kKindBytes[kind], threads, z, t).run();
 }
 
 }  // namespace

@@ -158,20 +158,19 @@ bool read_weights(PyObject** left, int dtype, int64_t width, int64_t features, i
 // None if a tensor is not simple or does not fit.
 py::object layers(const std::string& cell, int threads, py::handle input, const py::tuple& hx,
                   const py::list& weights, int64_t hidden, int64_t proj, bool bias,
-                  int64_t num_layers, int64_t directions, bool step, bool rounded) {
+                  int64_t num_layers, int64_t directions, bool step, int kind) {
   Plain x;
   if (!x.read(input.ptr()) || !x.contiguous() || x.rank != (step ? 2 : 3)) return py::none();
   Sizes z;
   z.T = step ? 1 : x.shape[0], z.B = x.shape[x.rank - 2], z.I = x.shape[x.rank - 1];
   z.H = hidden, z.K = proj ? proj : hidden, z.N = directions, z.projected = proj > 0;
   const int id = cell_id(cell);
-  const int kind =
-      kind_of(id, rounded && x.dtype == int(DType::kFloat32) ? kRoundedFloat32 : x.dtype);
+  // That of float32, where terms may be multiplied.
+  kind = kind_of(id, x.dtype == int(DType::kFloat32) ? kind : x.dtype);
   const Kernel& kernel = table().kernels[id][kind];
   if (kernel.layer == nullptr) return py::none();
   const Packing& packing = table().packing[kind];
-  constexpr int64_t kSizes[kNumKinds] = {4, 8, 2, 2, 4};
-  const int64_t size = kSizes[x.dtype], count = num_layers * directions;
+  const int64_t size = kKindBytes[x.dtype], count = num_layers * directions;
   const int64_t width = kernel.gates * hidden;
 
   char* initial[kMaxStates] = {};
@@ -277,9 +276,8 @@ void layer(const std::string& cell, int dtype, int threads,
   char *initial[kMaxStates] = {}, *ends[kMaxStates] = {};
   for (int i = 0; i < kernel.states; ++i)
     initial[i] = pointer(states[size_t(i)]), ends[i] = pointer(finals[size_t(i)]);
-  constexpr int64_t kSizes[kNumKinds] = {4, 8, 2, 2, 4};
   const py::gil_scoped_release release;
-  run_one(kernel, table().packing[kind], kSizes[kind], threads, {T, B, I, H, K, N, projected},
+  run_one(kernel, table().packing[kind], kKindBytes[kind], threads, {T, B, I, H, K, N, projected},
           pointer(x), found.data(), initial, pointer(out), ends,
           {save, pointer(saved[0]), pointer(saved[1])});
 }

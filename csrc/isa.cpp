@@ -11,19 +11,17 @@ namespace FASTRNN_ISA {
 
 extern const AttentionTable attention;  // attention/isa.cpp
 
-// The order is that of DType; and float32 again, which there are no pairs to round for.
+// The order is that of DType; there are no pairs of bfloat16 for the kinds after it.
 extern const Table table;
 const Table table = {
     FASTRNN_STRING(FASTRNN_ISA),
     {
 #define CELL(name, type) \
-  {kernel<type, float>(), kernel<type, double>(), kernel<type, bfloat16>(), kernel<type, float16>(), \
-   kernel<type, float>()},
+  {kernel<type, float>(), kernel<type, double>(), kernel<type, bfloat16>(), kernel<type, float16>()},
 #include "cells/cells.def"
 #undef CELL
     },
-    {packing<float>(), packing<double>(), packing<bfloat16>(), packing<float16>(),
-     packing<float>()},
+    {packing<float>(), packing<double>(), packing<bfloat16>(), packing<float16>()},
     &attention,
 };
 

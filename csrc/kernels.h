@@ -11,14 +11,15 @@
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-template <class Cell, class S>
+// Without kStep, a single step is left out: some other storage type's serves as well.
+template <class Cell, class S, bool kStep = true>
 constexpr Kernel kernel() {
   Kernel found = {&Forward<Cell, S>::entry, &Backward<Cell, S>::entry, nullptr, nullptr, nullptr,
                   nullptr, &Forward<Cell, S>::bytes, &Backward<Cell, S>::bytes, Cell::kGates,
                   1 + Cell::kExtra,         Cell::kSaved,              Cell::kParams,
                   Cell::kSecond,            Cell::kRecurrent};
   if constexpr (Cell::kRecurrent && !Cell::kParams && !Cell::kWholeRow && !Cell::kSecond) {
-    found.step = &Step<Cell, S>::entry;
+    if constexpr (kStep) found.step = &Step<Cell, S>::entry;
     found.layer = &Layer<Cell, S>::entry;
     found.layer_pack = &Layer<Cell, S>::pack_weights;
     found.layer_bytes = &Layer<Cell, S>::bytes;
@@ -26,14 +27,14 @@ constexpr Kernel kernel() {
   return found;
 }
 
-// Types stored narrower than they are summed leave the products around the scan to torch; rounded.h's
-// has its own.
+// Types stored narrower than they are summed leave the products around the scan to torch; split.h's
+// have their own.
 template <class S>
 constexpr Packing packing() {
   using C = typename Wide<S>::type;
   Packing found = {kLanes<C>, &packed_bytes<S>, &pack<S>, &pack_biases<S>,
                    nullptr,   nullptr,          nullptr,  nullptr};
-  if constexpr (sizeof(S) == sizeof(C) && sizeof(Factor<S>) == sizeof(C)) {
+  if constexpr (kSame<S, C> && kSame<Factor<S>, C>) {
     found.linear = &linear<C>;
     found.outer = &Outer<C>::entry;
     found.outer_scratch = &Outer<C>::bytes;

@@ -140,21 +140,18 @@ struct Layer {
     });
   }
 
-  static void copy_factors(F* to, const S* from, int64_t width) {
-    if constexpr (sizeof(F) == sizeof(S))
-      __builtin_memcpy(to, from, size_t(width) * sizeof(S));
-    else
-      copy_row(to, from, width);
-  }
-
   // The input side of the gates of this thread's rows and units, from the p-th step on.
   void multiply_chunk(const Steps& steps, int64_t p) {
     int64_t rows = 0;
     for (int64_t q = p; q < min_of(scan.T, p + c.steps); ++q) {
       const int64_t start = scan.starts[steps.time(q)];
       for (int64_t b = slice.b0; b < min_of(slice.b1, steps.active(q)); ++b) {
-        copy_factors(c.x.row(rows), static_cast<const S*>(a.x) + (start + b) * a.I, a.I);
-        if (a.I % kEach<F>) c.x.row(rows)[a.I] = F{};
+        const S* from = static_cast<const S*>(a.x) + (start + b) * a.I;
+        if constexpr (kSame<F, S>)
+          __builtin_memcpy(c.x.row(rows), from, size_t(a.I) * sizeof(S));
+        else
+          put_row(c.x.row(rows), c.x.ld, from, a.I);
+        end_factors(c.x.row(rows), c.x.ld, a.I);
         ++rows;
       }
     }

@@ -1,30 +1,41 @@
 // What an instruction set with products of bfloat16 pairs does otherwise than AVX-512: the kernels of
-// bfloat16, and of float32 rounded to it. With FASTRNN_TILES the products are those of tiles. The rule
-// of isa.cpp holds here too: no STL.
+// bfloat16, and of float32 rounded to it. With FASTRNN_TILES the products are those of tiles, so fast
+// that float32 in two and three terms is multiplied by them, too. The rule of isa.cpp holds here as
+// well: no STL.
 #if defined(FASTRNN_TILES)
 #include "tile_product.h"
 #endif
-#include "rounded_products.h"
+#include "split_products.h"
 // After them: it is made of their functions and products.
 #include "kernels.h"
 
 namespace fastrnn {
 namespace FASTRNN_ISA {
 
-constexpr Packing rounded_packing() {
-  Packing found = packing<rounded>();
-  found.linear = &RoundedLinear::entry;
-  found.linear_scratch = &RoundedLinear::bytes;
-  found.outer = &RoundedOuter::entry;
-  found.outer_scratch = &RoundedOuter::bytes;
+#if defined(FASTRNN_TILES)
+constexpr int kTerms = kMostTerms;
+#else
+constexpr int kTerms = 1;
+#endif
+
+template <int P>
+constexpr Packing packing_in_terms() {
+  Packing found = {};
+  if constexpr (P <= kTerms) {
+    found = packing<split<P>>();
+    found.linear = &SplitLinear<P>::entry;
+    found.linear_scratch = &SplitLinear<P>::bytes;
+    found.outer = &SplitOuter<P>::entry;
+    found.outer_scratch = &SplitOuter<P>::bytes;
+  }
   return found;
 }
 
 // Of the cells that torch has, and those as simple: each costs seconds of compiling.
-template <class Cell>
-constexpr Kernel rounded_kernel() {
-  if constexpr (Cell::kRecurrent && !Cell::kParams && !Cell::kWholeRow && !Cell::kSecond)
-    return kernel<Cell, rounded>();
+template <class Cell, int P>
+constexpr Kernel kernel_in_terms() {
+  if constexpr (P <= kTerms && Cell::kRecurrent && !Cell::kParams && !Cell::kWholeRow && !Cell::kSecond)
+    return kernel<Cell, split<P>, false>();
   else
     return {};
 }
@@ -37,12 +48,13 @@ const PairsTable pairs = {
 #undef CELL
     },
     {
-#define CELL(name, type) rounded_kernel<type>(),
+#define CELL(name, type) \
+  {kernel_in_terms<type, 1>(), kernel_in_terms<type, 2>(), kernel_in_terms<type, 3>()},
 #include "cells/cells.def"
 #undef CELL
     },
     packing<bfloat16>(),
-    rounded_packing(),
+    {packing_in_terms<1>(), packing_in_terms<2>(), packing_in_terms<3>()},
 };
 
 }  // namespace FASTRNN_ISA

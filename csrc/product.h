@@ -21,6 +21,11 @@ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
+template <class A, class B>
+constexpr bool kSame = false;
+template <class A>
+constexpr bool kSame<A, A> = true;
+
 // What a product multiplies: numbers of the type that they are summed in, or, where there are
 // instructions for it, pairs of bfloat16 that lie side by side.
 template <class S>
@@ -36,9 +41,54 @@ struct FactorOf<bfloat16> {
 template <class S>
 using Factor = typename FactorOf<S>::type;
 
+// A factor that is the sum of P numbers of bfloat16 (split.h). They do not lie together: in a row,
+// and in a block of packed weights, come the first terms of all numbers, then all second ones, each a
+// plane of what a bfloat16's row or block would be.
+template <int P>
+struct Terms {
+  bfloat16 of[P];
+};
+template <class F>
+struct PlaneOf {
+  using type = F;
+  static constexpr int count = 1;
+};
+template <int P>
+struct PlaneOf<Terms<P>> {
+  using type = bfloat16;
+  static constexpr int count = P;
+};
+template <class F>
+using Plane = typename PlaneOf<F>::type;
+template <class F>
+constexpr int kPlanes = PlaneOf<F>::count;
+// Rows of terms begin, plane by plane, at a cache line.
+template <int P>
+constexpr int kLanes<Terms<P>> = kLanes<bfloat16>;
+
 // So many k are met at once; memory for factors holds whole such groups.
 template <class F>
-constexpr int kEach = sizeof(F) == 2 ? 2 : 1;
+constexpr int kEach = kSame<Plane<F>, bfloat16> ? 2 : 1;
+
+// Numbers into a row of factors, whose planes lie `ld` apart (that of terms: split.h).
+template <class F>
+inline void put_factors(F* row, int64_t, int64_t column, Vec<typename Wide<F>::type> v, int lanes) {
+  store(row + column, v, lanes);
+}
+template <class F, class S>
+inline void put_row(F* row, int64_t ld, const S* from, int64_t width) {
+  constexpr int W = kLanes<typename Wide<F>::type>;
+  for (int64_t u = 0; u < width; u += W) {
+    const int lanes = int(min_of(W, width - u));
+    put_factors(row, ld, u, load(from + u, lanes), lanes);
+  }
+}
+// The other half of an odd row's last pair.
+template <class F>
+inline void end_factors(F* row, int64_t ld, int64_t width) {
+  if (kEach<F> == 2 && width % 2)
+    for (int p = 0; p < kPlanes<F>; ++p) reinterpret_cast<Plane<F>*>(row)[p * ld + width] = {};
+}
 
 inline VecF load_bits(const void* p) {
   VecF v;
@@ -243,15 +293,15 @@ struct Product {
   }
 };
 
-// What packing moves: one factor; a vector of them along k; and pairs of two rows of units.
-template <class F, class S>
-inline F as_factor(S x) {
+// What packing moves, of plane p: one factor; a vector of them along k; and pairs of two rows of units.
+template <class F, int p, class S>
+inline Plane<F> as_factor(S x) {
   if constexpr (sizeof(F) == sizeof(S))
     return x;
   else
     return to_wide(x);
 }
-template <class S>
+template <int p, class S>
 inline Vec<typename Wide<S>::type> load_factors(const S* from) {
   if constexpr (kEach<Factor<S>> == 2)
     return load_bits(from);
@@ -262,55 +312,62 @@ template <class F>
 inline void store_factor(F* to, Vec<typename Wide<F>::type> v) {
   __builtin_memcpy(to, &v, sizeof v);
 }
-template <class F, class S>
+template <int p, class F, class S>
 inline void store_pairs(F* to, const S* even, const S* odd) {
   for (int lane = 0; lane < kLanes<typename Wide<S>::type>; ++lane) {
-    to[2 * lane] = as_factor<F>(even[lane]);
-    to[2 * lane + 1] = as_factor<F>(odd[lane]);
+    to[2 * lane] = as_factor<F, p>(even[lane]);
+    to[2 * lane + 1] = as_factor<F, p>(odd[lane]);
   }
 }
 
+// The planes from p on of one gate of a block: to[k][lane], groups of k `step` apart.
+template <class S, int p = 0>
+void pack_gate(const S* from, int lanes, int64_t K, int64_t step_u, int64_t step_k, Plane<Factor<S>>* to,
+               int64_t step) {
+  using C = typename Wide<S>::type;
+  using F = Factor<S>;
+  constexpr int E = kEach<F>, W = kLanes<C>;
+  const int64_t groups = ceil_div(K, E);
+  int64_t k = 0;  // of groups
+  if (step_u == 1 && E == 1) {
+    for (; k < K; ++k) store_factor(to + k * step, load(from + k * step_k, lanes));
+  } else if (step_u == 1 && lanes == W) {
+    for (; k < K / 2; ++k)
+      store_pairs<p>(to + k * step, from + 2 * k * step_k, from + (2 * k + 1) * step_k);
+  } else if (step_k == 1) {
+    for (; (k + W) * E <= K; k += W) {
+      Vec<C> tile[W];
+      for (int lane = 0; lane < W; ++lane)
+        tile[lane] = lane < lanes ? load_factors<p>(from + lane * step_u + k * E) : Vec<C>{};
+      transpose<C>(tile);
+      for (int i = 0; i < W; ++i) store_factor(to + (k + i) * step, tile[i]);
+    }
+  }
+  // What neither way took: odd strides and the last columns.
+  for (; k < groups; ++k)
+    for (int lane = 0; lane < W; ++lane)
+      for (int e = 0; e < E; ++e)
+        to[k * step + lane * E + e] = lane < lanes && k * E + e < K
+                                          ? as_factor<F, p>(from[lane * step_u + (k * E + e) * step_k])
+                                          : Plane<F>{};
+  if constexpr (p + 1 < kPlanes<F>)
+    pack_gate<S, p + 1>(from, lanes, K, step_u, step_k, to + groups * step, step);
+}
+
 // packed[block][k][g][lane] = w[g*step_g + unit*step_u + k*step_k], zero past the last unit.
-// Of pairs, the lane holds both of k; the one past an odd K is zero.
+// Of pairs, the lane holds both of k; the one past an odd K is zero. Of terms, a block has its planes.
 template <class S>
 void pack(const void* source, int64_t G, int64_t U, int64_t K, int64_t step_g, int64_t step_u,
           int64_t step_k, void* target) {
-  using C = typename Wide<S>::type;
   using F = Factor<S>;
-  constexpr int E = kEach<F>, W = kLanes<C>, kVector = W * E;
-  const int64_t groups = ceil_div(K, E);
+  constexpr int W = kLanes<typename Wide<S>::type>, kVector = W * kEach<F>;
   const S* w = static_cast<const S*>(source);
-  F* packed = static_cast<F*>(target);
-  for (int64_t block = 0; block * W < U; ++block) {
-    const int lanes = int(min_of(W, U - block * W));
-    for (int64_t g = 0; g < G; ++g) {
-      const S* from = w + g * step_g + block * W * step_u;
-      F* to = packed + (block * groups * G + g) * kVector;
-      int64_t k = 0;  // of groups
-      if (step_u == 1 && E == 1) {
-        for (; k < K; ++k) store_factor(to + k * G * W, load(from + k * step_k, lanes));
-      } else if (step_u == 1 && lanes == W) {
-        for (; k < K / 2; ++k)
-          store_pairs(to + k * G * kVector, from + 2 * k * step_k, from + (2 * k + 1) * step_k);
-      } else if (step_k == 1) {
-        for (; (k + W) * E <= K; k += W) {
-          Vec<C> tile[W];
-          for (int lane = 0; lane < W; ++lane)
-            tile[lane] = lane < lanes ? load_factors(from + lane * step_u + k * E) : Vec<C>{};
-          transpose<C>(tile);
-          for (int i = 0; i < W; ++i) store_factor(to + (k + i) * G * kVector, tile[i]);
-        }
-      }
-      // What neither way took: odd strides and the last columns.
-      for (; k < groups; ++k)
-        for (int lane = 0; lane < W; ++lane)
-          for (int e = 0; e < E; ++e)
-            to[(k * G * W + lane) * E + e] =
-                lane < lanes && k * E + e < K
-                    ? as_factor<F>(from[lane * step_u + (k * E + e) * step_k])
-                    : F{};
-    }
-  }
+  Plane<F>* packed = static_cast<Plane<F>*>(target);
+  const int64_t step = G * kVector, block_size = kPlanes<F> * ceil_div(K, kEach<F>) * step;
+  for (int64_t block = 0; block * W < U; ++block)
+    for (int64_t g = 0; g < G; ++g)
+      pack_gate<S>(w + g * step_g + block * W * step_u, int(min_of(W, U - block * W)), K, step_u, step_k,
+                   packed + block * block_size + g * kVector, step);
 }
 
 // packed[block][g][lane] = w[g*step_g + unit], zero past the last unit: biases, in the type of sums.

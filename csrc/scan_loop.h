@@ -45,11 +45,11 @@ struct Buffer {
 };
 
 // Rows that enter a product: as they are summed, and again as the product reads them where that
-// is narrower.
+// is narrower, or in terms.
 template <class C, class F>
 struct Operand : Buffer<C> {
   Buffer<F> narrow;
-  static constexpr bool kNarrow = sizeof(F) < sizeof(C);
+  static constexpr bool kNarrow = !kSame<F, C>;
 
   const F* factors() const {
     if constexpr (kNarrow)
@@ -60,22 +60,18 @@ struct Operand : Buffer<C> {
   int64_t factors_ld() const { return kNarrow ? narrow.ld : this->ld; }
   void put(int64_t r, int64_t column, Vec<C> v, int lanes) const {
     store(this->row(r) + column, v, lanes);
-    if constexpr (kNarrow) store(narrow.row(r) + column, v, lanes);
+    if constexpr (kNarrow) put_factors(narrow.row(r), narrow.ld, column, v, lanes);
   }
   // The same for a row that was written otherwise.
   void narrow_row(int64_t r, int64_t width) const {
     if constexpr (kNarrow) {
-      for (int64_t u = 0; u < width; u += kLanes<C>) {
-        const int lanes = int(min_of(kLanes<C>, width - u));
-        store(narrow.row(r) + u, load(this->row(r) + u, lanes), lanes);
-      }
+      put_row(narrow.row(r), narrow.ld, this->row(r), width);
       end_row(r, width);
     }
   }
   // The other half of an odd row's last pair; it is never written again.
   void end_row(int64_t r, int64_t width) const {
-    if constexpr (kNarrow)
-      if (width % 2) narrow.row(r)[width] = F{};
+    if constexpr (kNarrow) end_factors(narrow.row(r), narrow.ld, width);
   }
 };
 

@@ -189,9 +189,11 @@ struct Packing {
 };
 
 constexpr int kNumDTypes = 4;
-// Kernels are one kind a dtype, and one more: of float32 whose products round what they multiply to
-// bfloat16, where that is faster; elsewhere it is float32's own.
-constexpr int kRoundedFloat32 = kNumDTypes, kNumKinds = kNumDTypes + 1;
+// Kernels are one kind a dtype, and three more: of float32 whose products multiply one, two or three
+// terms of bfloat16 (split.h), where that is faster; a set of instructions may lack them.
+constexpr int kMostTerms = 3, kOneTerm = kNumDTypes, kNumKinds = kNumDTypes + kMostTerms;
+// Bytes of a number of each kind.
+constexpr int64_t kKindBytes[kNumKinds] = {4, 8, 2, 2, 4, 4, 4};
 
 enum CellId : int {
 #define CELL(name, type) k_##name,
@@ -200,7 +202,7 @@ enum CellId : int {
   kNumCells
 };
 
-// Everything an instruction set offers.
+// Everything an instruction set offers; a kind that it lacks has no functions.
 struct Table {
   const char* name;
   Kernel kernels[kNumCells][kNumKinds];
@@ -208,11 +210,12 @@ struct Table {
   const AttentionTable* attention;
 };
 
-// What replaces a table's kernels of bfloat16, and of float32 rounded to it, where a processor
+// What replaces a table's kernels of bfloat16, and of float32 in terms of it, where a processor
 // multiplies pairs of them.
 struct PairsTable {
-  Kernel kernels[kNumCells], rounded[kNumCells];  // without functions where a cell has none
-  Packing packing, rounded_packing;
+  Kernel kernels[kNumCells];
+  Kernel in_terms[kNumCells][kMostTerms];  // without functions where a cell has none
+  Packing packing, packing_in_terms[kMostTerms];
 };
 
 }  // namespace fastrnn

@@ -47,7 +47,7 @@ from .modules import (
     RNNCell,
     SLSTMCell,
 )
-from .precision import use_precision
+from .precision import use_precision, use_splitting
 from .quantize import quantize_dynamic
 from .tbptt import tbptt
 
@@ -104,4 +104,5 @@ __all__ = [
     "use_backend",
     "use_cuda_graphs",
     "use_precision",
+    "use_splitting",
 ]

@@ -17,7 +17,7 @@ if cpp._missing is None:
 _NOTHING = (0, 0, 0, 0)
 _ENOUGH_TASKS = 16  # for the gradients: more processors than that share few heads' work worse
 _SLICE = 256  # keys at least
-_TERMS = {"medium": 1, "high": 2, "highest": 3}
+_TILE = 32  # queries, at least, of what is multiplied in terms: few ones are not
 
 
 def why_not(kind: str, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -33,9 +33,8 @@ def kind_of(dtype: torch.dtype) -> int:
 
     Where there are no matrix tiles for them all are float32's own products.
     """
-    if dtype is torch.float32:
-        return 3 + _TERMS[precision.precision()]
-    return cpp._DTYPES[dtype]
+    terms = precision.terms(_TILE) if dtype is torch.float32 else 0
+    return 3 + terms if terms else cpp._DTYPES[dtype]
 
 
 def slices(batch: int, heads: int, keys: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -48,46 +49,49 @@ def convert(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
 def to_torch(model: nn.Module, filter_fn: Filter | None = None) -> nn.Module:
     """The way back of `convert`: swap fastrnn's layers for torch's, in place.
 
-    A ``backend`` that was set on a layer is forgotten. Left alone, without a word, is also what
-    torch has not: layers with heads or a single bias, and other cells (``MinGRU``,
-    ``LayerNormLSTM``). ``[m for m in model.modules() if type(m).__module__.startswith("fastrnn")]``
-    are those that are left. The rest is as in `convert`.
+    A ``backend`` that was set on a layer is forgotten. Left alone is also what torch has not:
+    layers with heads or a single bias, other cells (``MinGRU``, ``LayerNormLSTM``), attentions of
+    recurrent models; a warning lists them. The rest is as in `convert`.
 
     Raises:
-        RuntimeError: a layer has settings that torch's has not, such as ``zoneout``.
+        RuntimeError: a layer has settings that torch's has not, such as ``zoneout``; then nothing
+            was swapped.
     """
     return _swap(model, _TO_TORCH, filter_fn)
 
 
 def _swap(model: nn.Module, classes: Classes, filter_fn: Filter | None) -> nn.Module:
-    # By identity, so that a layer in several places is met once. It holds the old ones too,
-    # whose identity might otherwise pass to a new module.
-    met: dict[int, tuple[nn.Module, nn.Module]] = {}
-
-    def visit(module: nn.Module, name: str) -> nn.Module:
-        if id(module) in met:
-            return met[id(module)][1]
+    # All are chosen, and asked whether they can, before the first is swapped. The list also holds
+    # the old ones, whose identities might otherwise pass to new modules.
+    chosen, left = [], []
+    for name, module in model.named_modules():
         target = _target(module, classes)
-        if target is not None and (filter_fn is None or filter_fn(module, name)):
+        if target is None:
+            if classes is _TO_TORCH and _is_ours(module):
+                left.append(f"{name} ({type(module).__name__})".lstrip())
+        elif filter_fn is None or filter_fn(module, name):
             _refuse_more(module, target, classes)
-            new = _rebuild(module, target)
-        else:
-            new = module
-        met[id(module)] = module, new
-        for child_name, child in list(new._modules.items()):
-            if child is not None:
-                new_child = visit(child, f"{name}.{child_name}" if name else child_name)
-                if new_child is not child:
-                    new._modules[child_name] = new_child
-        return new
-
-    return visit(model, "")
+            chosen.append((module, target))
+    if left:
+        warnings.warn("to_torch left what torch has not: " + ", ".join(left), stacklevel=3)
+    swapped = {id(module): _rebuild(module, target) for module, target in chosen}
+    # What was swapped stays as it was.
+    for module in [swapped.get(id(each), each) for each in model.modules()]:
+        for name, child in module._modules.items():
+            if child is not None and id(child) in swapped:
+                module._modules[name] = swapped[id(child)]
+    return swapped.get(id(model), model)
 
 
 def _target(module: nn.Module, classes: Classes) -> type[nn.Module] | None:
     if "forward" in vars(module) or not getattr(module, "plain", True):
         return None
     return classes.get(parametrize.type_before_parametrizations(module))
+
+
+def _is_ours(module: nn.Module) -> bool:
+    kinds = (nn.RNNBase, nn.RNNCellBase, modules.Attention)
+    return isinstance(module, kinds) and type(module).__module__.startswith(__package__ + ".")
 
 
 def _refuse_more(module: nn.Module, target: type[nn.Module], classes: Classes) -> None:

@@ -28,13 +28,14 @@ else:
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 PRODUCT_DTYPES = (torch.float32, torch.float64)
-_ROUNDED = 4  # float32 whose products are bfloat16's
+_IN_TERMS = 3  # and so many terms of bfloat16 more: float32 that is multiplied in them
 _LARGE = 4 << 20  # bytes
 
 
-def _kind(dtype: torch.dtype) -> int:
-    """The kernels' number for a dtype, at the precision in force."""
-    return _ROUNDED if dtype is torch.float32 and precision.rounds() else _DTYPES[dtype]
+def _kind(dtype: torch.dtype, rows: int) -> int:
+    """The kernels' number for a dtype and a product of so many rows, at the precision in force."""
+    terms = precision.terms(rows) if dtype is torch.float32 else 0
+    return _IN_TERMS + terms if terms else _DTYPES[dtype]
 
 
 def why_not(
@@ -173,8 +174,12 @@ def scan(
     params: Sequence[Tensor],
     options: Options,
     save: bool,
+    like: int | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    """Outputs, final and all states, what the backward needs (`fastrnn.allocate.results`)."""
+    """Outputs, final and all states, what the backward needs (`fastrnn.allocate.results`).
+
+    With ``like``, the same bits as in a batch of that many rows.
+    """
     out, finals, others, saved = allocate.results(
         spec, gates_x, weight_hr is not None, states, options, save
     )
@@ -189,7 +194,7 @@ def scan(
     hidden = saved[1] if len(saved) > 1 else None
     _C.forward(
         spec.name,
-        _kind(gates_x.dtype),
+        _kind(gates_x.dtype, states[0].shape[1] if like is None else like),
         torch.get_num_threads(),
         _shape(spec, gates_x, states, batch_sizes),
         list(reverse),
@@ -250,7 +255,7 @@ def scan_backward(
         hidden.copy_(saved[1])
     _C.backward(
         spec.name,
-        _kind(gates_x.dtype),
+        _kind(gates_x.dtype, states[0].shape[1]),
         torch.get_num_threads(),
         _shape(spec, gates_x, states, batch_sizes),
         list(reverse),
@@ -304,7 +309,7 @@ def layers(
     """A stack of layers, or a cell's step, in one call: see `fastrnn.inference`."""
     found: tuple[Tensor, ...] | None = _C.layers(
         spec.name, torch.get_num_threads(), input, hx, weights, hidden_size, proj_size, bias,
-        num_layers, directions, step, precision.rounds(),
+        num_layers, directions, step, _kind(torch.float32, 1 if step else input.shape[1]),
     )  # fmt: skip
     return found
 
@@ -333,7 +338,7 @@ def layer(
     _fresh((out, *saved))
     _C.layer(
         spec.name,
-        _kind(x.dtype),
+        _kind(x.dtype, batch),
         torch.get_num_threads(),
         (steps, batch, directions, features, width // spec.num_gates, k),
         _address(x),
@@ -379,7 +384,8 @@ def layer_backward(
 
     _C.layer_backward(
         spec.name,
-        _kind(x.dtype),
+        _kind(x.dtype, batch),
+        _kind(x.dtype, x.shape[0]),
         torch.get_num_threads(),
         (steps, batch, directions, features, width // spec.num_gates, k),
         bool(spec.apart),
@@ -402,15 +408,15 @@ def shape_only(like: Tensor, *shape: int) -> Tensor:
     return like.new_empty(1).expand(shape)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x [S, K] . weight [M, K]^T + bias [M]``."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, like: int | None = None) -> Tensor:
+    """``x [S, K] . weight [M, K]^T + bias [M]``; ``like`` as in `scan`."""
     rows, columns = x.shape[0], weight.shape[0]
     out = x.new_empty(rows, columns)
     _fresh((out,))
     x = _dense_last(x)
     bias = None if bias is None else bias.contiguous()
     _C.linear(
-        _kind(x.dtype),
+        _kind(x.dtype, rows if like is None else like),
         torch.get_num_threads(),
         rows,
         columns,
@@ -428,7 +434,7 @@ def gradient_of_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     a, b = _dense_last(a), _dense_last(b)
     out, total = a.new_empty(a.shape[1], b.shape[1]), a.new_empty(a.shape[1])
     _C.outer_of_rows(
-        _kind(a.dtype),
+        _kind(a.dtype, a.shape[0]),
         torch.get_num_threads(),
         a.shape[0],
         *out.shape,
@@ -460,7 +466,7 @@ def gradient_of_states(
     of_reset = _dense_last(options.reset_states[0]) if options.reset_states else None
     for n, backwards in enumerate(reverse):
         _C.outer_of_states(
-            _kind(dgates.dtype),
+            _kind(dgates.dtype, rows),
             torch.get_num_threads(),
             (rows, steps, batch, recurrences, 0, k, address),
             bool(backwards),

@@ -5,13 +5,14 @@ The public names are those of `fastrnn.functional`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import attention_checks as checks
-from . import attention_inference
+from . import attention_one_call
 from .attention import attention as run
 from .attention_call import Call, prepare
 from .reference import accumulation_dtype
@@ -123,17 +124,22 @@ def attention(
     (Vaswani et al. 2017; Luong et al. 2015; Bahdanau et al. 2015; Graves et al. 2014.)
     """
     options = (
-        attn_mask, window, centre, width, lengths_q, lengths_k, cu_seqlens_q, cu_seqlens_k, softcap,
-        weight, temperature, vector, weight_query, weight_key, bias, gain, location, seed,
+        attn_mask, window, centre, width, lengths_q, cu_seqlens_q, cu_seqlens_k, softcap, weight,
+        temperature, weight_key, gain, location, seed,
     )  # fmt: skip
-    plain = all(option is None for option in options)
+    plain = all(option is None for option in options) and not return_lse
     if plain and type(dropout_p) in (float, int) and not dropout_p:
-        if not (return_weights or return_lse) and causal_alignment == "top_left":
-            out = attention_inference.attention(
-                query, key, value, is_causal, scale, enable_gqa, score, backend
-            )
-            if out is not None:
-                return out
+        if causal_alignment == "top_left":
+            general = partial(
+                _in_general, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa, score=score,
+                return_weights=return_weights, backend=backend,
+            )  # fmt: skip
+            simple = attention_one_call.attention(
+                query, key, value, is_causal, scale, enable_gqa, score, lengths_k, vector,
+                weight_query, bias, return_weights, backend, general,
+            )  # fmt: skip
+            if simple is not None:
+                return simple if return_weights else simple[0]
     operands = {
         "weight": weight, "temperature": temperature, "vector": vector,
         "weight_query": weight_query, "weight_key": weight_key, "bias": bias, "gain": gain,
@@ -151,6 +157,26 @@ def attention(
     if return_lse:
         results.append(call.restore(lse))
     return results[0] if len(results) == 1 else tuple(results)
+
+
+def _in_general(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    vector: Tensor | None,
+    lengths: list[int] | None,
+    **options: Any,
+) -> tuple[Tensor, ...]:
+    """What `attention_one_call` computes, by the operator."""
+    operands = {} if vector is None else {"vector": vector}
+    call = prepare(
+        query, key, value, None, 0.0, options["is_causal"], options["scale"],
+        options["enable_gqa"], options["score"], "top_left", None, None, None, None,
+        None if lengths is None else torch.tensor(lengths), None, None, None, operands, None,
+        WEIGHTS if options["return_weights"] else 0,
+    )  # fmt: skip
+    out, _, found = run(call.spec, call.inputs, options["backend"])
+    return call.restore(out), *map(call.restore, found)
 
 
 def pointer_log_probs(query: Tensor, key: Tensor, **options: Any) -> Tensor:

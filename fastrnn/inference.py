@@ -22,9 +22,13 @@ from .cells import CELLS, CellSpec
 
 def unwatched() -> bool:
     """Whether a call may go this way as far as the process is concerned."""
+    return not torch.is_grad_enabled() and unobserved()
+
+
+def unobserved() -> bool:
+    """The same, whether gradients are wanted or not."""
     return not (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
+        torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack()

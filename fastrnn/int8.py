@@ -125,6 +125,33 @@ def _fake(
     return rows.new_empty(rows.shape[0], len(reverse) * k), finals
 
 
+def _under_vmap(
+    info: Any, in_dims: Sequence[Any], cell: str, rows: Tensor, hx: Sequence[Tensor], *rest: Any
+) -> tuple[tuple[Tensor, list[Tensor]], tuple[int, list[int]]]:
+    """V calls as one of V times the batch; in it, a sequence's V follow one another."""
+    _, rows_dim, hx_dims, tensor_dims, *_, sizes_dim = in_dims
+    if sizes_dim is not None or any(dim is not None for dim in tensor_dims or ()):
+        raise ValueError("vmap over int8 weights or batch_sizes is not possible")
+    size = info.batch_size
+    *middle, batch, batch_sizes = rest
+
+    def spread(tensor: Tensor, dim: int | None, to: int) -> Tensor:
+        mapped = (
+            tensor.unsqueeze(to).expand(*tensor.shape[:to], size, *tensor.shape[to:])
+            if dim is None
+            else tensor.movedim(dim, to)
+        )
+        return mapped.flatten(to - 1, to).contiguous()
+
+    states = [spread(s, dim, 2) for s, dim in zip(hx, hx_dims or [None] * len(hx), strict=True)]
+    output, finals = torch.ops.fastrnn.int8_layers(
+        cell, spread(rows, rows_dim, 1), states, *middle, batch * size,
+        None if batch_sizes is None else batch_sizes * size,
+    )  # fmt: skip
+    results = output.unflatten(0, (-1, size)), [s.unflatten(1, (batch, size)) for s in finals]
+    return results, (1, [2] * len(finals))
+
+
 def in_one_call(
     spec: CellSpec,
     input: Tensor,
@@ -160,6 +187,7 @@ library.define(
 )
 library.impl("int8_layers", _kernel, "CPU")
 torch.library.register_fake("fastrnn::int8_layers", _fake, lib=library)
+torch.library.register_vmap("fastrnn::int8_layers", _under_vmap, lib=library)
 
 
 def layers(rows: Tensor, hx: Sequence[Tensor], **arguments: Any) -> tuple[Tensor, list[Tensor]]:

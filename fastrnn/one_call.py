@@ -131,24 +131,25 @@ def _states_of_all_steps(
     """Output, final states, and the states beside h after every step, ``[S, N, H]`` each."""
     if len(states) == 1:
         return *_forward(layer, rows, states, weights, False)[:2], []
+    batch = states[0].shape[1]
     _, w_hh, _, b_hh, w_hr = zip(*layer.by_direction(weights), strict=True)
     out, finals, others, _ = cpp.scan(
-        layer.spec, _input_side(layer, rows, weights), w_hh,
+        layer.spec, _input_side(layer, rows, weights, batch), w_hh,
         b_hh if layer.spec.apart and b_hh[0] is not None else None,
         None if w_hr[0] is None else w_hr, states, None, layer.reverse, (), _ALL_STATES, False,
     )  # fmt: skip
     return out, finals, others
 
 
-def _input_side(layer: Layer, rows: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """``gates_x [S, N, G*H]`` by the kernels' own product, biases as in `stack.input_product`."""
+def _input_side(layer: Layer, rows: Tensor, weights: Sequence[Tensor], batch: int) -> Tensor:
+    """``gates_x [S, N, G*H]`` as that batch has it, biases as in `stack.input_product`."""
     w_ih, _, b_ih, b_hh, _ = zip(*layer.by_direction(weights), strict=True)
     width, bias = w_ih[0].shape[0], None
     if b_ih[0] is not None:
         both = not layer.spec.apart and b_hh[0] is not None
         bias = torch.cat([x + h for x, h in zip(b_ih, b_hh, strict=True)] if both else b_ih)
     weight = w_ih[0] if len(w_ih) == 1 else torch.cat(w_ih)
-    return cpp.linear(rows, weight, bias).view(rows.shape[0], len(w_ih), width)
+    return cpp.linear(rows, weight, bias, like=batch).view(rows.shape[0], len(w_ih), width)
 
 
 def _saved_again(
@@ -178,10 +179,10 @@ def _saved_again(
     previous = [before(*pair) for pair in zip(states, (out, *others), strict=True)]
     _, w_hh, _, b_hh, w_hr = zip(*layer.by_direction(weights), strict=True)
     *_, saved = cpp.scan(
-        layer.spec, _input_side(layer, rows, weights), w_hh,
+        layer.spec, _input_side(layer, rows, weights, batch), w_hh,
         b_hh if layer.spec.apart and b_hh[0] is not None else None,
         None if w_hr[0] is None else w_hr, previous, None,
-        (False,) * len(layer.reverse), (), PLAIN, True,
+        (False,) * len(layer.reverse), (), PLAIN, True, like=batch,
     )  # fmt: skip
     return saved
 

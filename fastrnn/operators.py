@@ -17,7 +17,8 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 
 library = torch.library.Library("fastrnn", "DEF")
-_CLASSES = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
+"""Classes of tensors that watch nothing."""
 
 
 def transformed() -> bool:
@@ -40,7 +41,7 @@ def watched(tensors: Iterable[Tensor]) -> bool:
     if torch._C._len_torch_dispatch_stack():
         return True
     for tensor in tensors:
-        if type(tensor) not in _CLASSES or not tensor.is_cpu or tensor.is_neg():
+        if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.is_neg():
             return True
         if torch._C._functorch.is_legacy_batchedtensor(tensor) or tensor._is_zerotensor():
             return True

@@ -15,7 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from . import int8, modules
 from .cells import CELLS
-from .modules import quantized
+from .modules import quantized, quantized_cells
 from .sequences import OFF, Settings, as_keywords
 
 __all__ = ["quantize_dynamic"]
@@ -23,8 +23,9 @@ __all__ = ["quantize_dynamic"]
 Filter = Callable[[nn.Module, str], bool]
 
 _CLASSES = {
-    getattr(library, name): getattr(quantized, f"Quantized{name}")
-    for name in ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
+    getattr(library, name.removeprefix("Quantized")): getattr(made, name)
+    for made in (quantized, quantized_cells)
+    for name in made.__all__
     for library in (nn, modules)
 }
 # Hooks that write a weight before each forward; `remove_weight_norm` and so on leave the weight.
@@ -139,7 +140,10 @@ def _why_not(layer: nn.Module) -> str | None:
         return f"{kind.__name__} with {layer.beyond_torch}"
     for name, weight in _weights(layer):
         if weight.dtype != torch.float32 or weight.device.type != "cpu":
-            return f"{name} of this {kind.__name__} is {weight.dtype} on {weight.device}"
+            return (
+                f"{name} of this {kind.__name__} is {weight.dtype} on {weight.device}, and only "
+                "float32 on the CPU is quantised: layer.float().cpu() first"
+            )
         if weight.dim() == 2 and weight.shape[1] > int8.MOST_DEPTH:
             return f"{name} of this {kind.__name__} has rows longer than {int8.MOST_DEPTH}"
     return None

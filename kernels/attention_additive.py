@@ -77,11 +77,11 @@ def scores(q_at, k_at, q_step, k_step, q_there, k_there, vector_ptr, paired,
     them ``[ROWS, 1]`` and one ``[1, COLUMNS]``."""
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     if paired:
-        # -score / 2 = sum w r - sum w / 2. The second part comes in by SOME at a time: the whole
-        # sum of w r would be rounded as the large number that it is. (Sums over SOME each of their
-        # own would be better still, and spill.)
+        # -score / 2 = sum w r - sum w / 2, by SOME at a time, each sum of its own: one sum of all
+        # w r would be rounded E / 2 times as the large number that it becomes.
         for start in range(0, E2, SOME):
             total = 0.0
+            some = tl.zeros([ROWS, COLUMNS], tl.float32)
             for e in range(start, min(start + SOME, E2), 2):
                 w1 = tl.load(vector_ptr + e)
                 w2 = tl.load(vector_ptr + e + 1)
@@ -91,9 +91,9 @@ def scores(q_at, k_at, q_step, k_step, q_there, k_there, vector_ptr, paired,
                 k2 = tl.load(k_at + (E2 + e + 1) * k_step, mask=k_there, other=0.0)
                 x1 = q1 * k1 + 1.0
                 x2 = q2 * k2 + 1.0
-                sums += (w1 * x2 + w2 * x1) * reciprocal(x1 * x2)
+                some += (w1 * x2 + w2 * x1) * reciprocal(x1 * x2)
                 total += w1 + w2
-            sums -= 0.5 * total
+            sums += some - 0.5 * total
         sums = -2.0 * sums
     else:
         for e in range(E2):

@@ -155,6 +155,12 @@ def test_an_unknown_name(ask):
         ask("cuda", *cell_arguments())
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRUCell", "MinGRU", "MinGRUCell"])
+def test_a_layer_refuses_an_unknown_name_as_it_is_made(name):
+    with pytest.raises(ValueError, match=r"backend should be one of cpp, .*'cuda'"):
+        getattr(fastrnn, name)(2, 3, backend="cuda")
+
+
 def test_report_names_every_op_and_backend():
     rows = backends.report()
     ops = [*CELLS, *(f"attention: {score}" for score in SCORES)]
@@ -197,6 +203,15 @@ def test_no_such_backend_in_the_environment():
     done = in_new_process("import fastrnn", FASTRNN_BACKEND="cuda")
     assert done.returncode == 1
     assert "backend should be one of cpp, triton, reference" in done.stderr
+
+
+def test_neither_yes_nor_no_to_cuda_graphs_in_the_environment():
+    script = "from fastrnn.gpu import permission; print(permission.given)"
+    for value, given in (("on", "True"), ("0", "False")):
+        assert in_new_process(script, FASTRNN_CUDA_GRAPHS=value).stdout.strip() == given
+    done = in_new_process("import fastrnn", FASTRNN_CUDA_GRAPHS="maybe")
+    assert done.returncode == 1
+    assert "FASTRNN_CUDA_GRAPHS should be 1 or 0" in done.stderr
 
 
 @pytest.mark.parametrize("cap", ["baseline", "amx"])

@@ -3,7 +3,9 @@
 import importlib.util
 import itertools
 import json
+import mmap
 import os
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +15,8 @@ import pytest
 import torch
 
 import fastrnn
+from fastrnn import _C
+from fastrnn.cli import bench as bench_command
 
 pytest.importorskip("pytest_benchmark", reason="needs requirements-bench.txt")
 pytest.importorskip("matplotlib")
@@ -137,6 +141,21 @@ def test_providers_take_turns(monkeypatch):
     assert len(waits) == 5
 
 
+def test_faults_are_those_of_the_turn():
+    pages = 300
+
+    def fresh():
+        with mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE) as memory:
+            if hasattr(mmap, "MADV_NOHUGEPAGE"):
+                memory.madvise(mmap.MADV_NOHUGEPAGE)
+            for page in range(pages):
+                memory[page * mmap.PAGESIZE] = 1
+
+    found = timing.interleave({"fresh": fresh, "none": int}, 0.0, {"fresh": "x", "none": "x"})
+    assert statistics.median(found.faults["fresh"]) >= pages
+    assert statistics.median(found.faults["none"]) < pages / 10
+
+
 def test_ratio():
     found = timing.ratio([2.0, 4.0, 6.0, 8.0, 9.0], [1.0, 2.0, 2.0, 2.0, 3.0])
     assert found == {"median": 3.0, "q1": 2.0, "q3": 3.0}
@@ -199,6 +218,27 @@ def run(*command):
         text=True,
         timeout=300,
     )
+
+
+@pytest.mark.skipif("avx2" not in _C.cpu_features(), reason="no AVX2")
+def test_both_sides_held_to_older_instructions(tmp_path, monkeypatch):
+    environments = []
+    monkeypatch.setattr(
+        bench_command.subprocess, "call", lambda *a, env, **k: environments.append(env) or 0
+    )
+    argv = [f"--benchmark-json={tmp_path / 'result.json'}"]
+    bench_command.main([*argv, "--isa", "avx2"])
+    bench_command.main(argv)
+    capped, plain = environments
+    assert capped == plain | bench_command.CAPS["avx2"]
+    code = (
+        "from bench.machine import describe; found = describe();"
+        "print(found['isa'], found['torch_isa'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=capped, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["avx2", "AVX2"], done.stderr
 
 
 def test_run_and_report(tmp_path):

@@ -400,6 +400,10 @@ def test_it_does_not_become_torch_s():
     for setting in ({"zoneout": 0.5}, {"reverse": True}, {"learn_initial_state": True}):
         with pytest.raises(RuntimeError, match=next(iter(setting))):
             fastrnn.to_torch(torch.nn.Sequential(build("LSTM", **setting)))
+    model = torch.nn.Sequential(build("LSTM"), build("LSTM", reverse=True))
+    with pytest.raises(RuntimeError, match="reverse"):
+        fastrnn.to_torch(model)
+    assert all(type(layer) is fastrnn.LSTM for layer in model), "half a model was swapped"
 
 
 def test_it_compiles():

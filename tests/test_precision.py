@@ -1,5 +1,7 @@
 """Products of float32 at medium precision, and the tiles of AMX in their plain code.
 
+What is split into more terms: `test_splitting.py`.
+
 What rounds its operands is held against the reference with rounded operands, by the rule of
 `equality`: torch's own layers round nothing at any setting, on a processor without AMX.
 """
@@ -27,6 +29,7 @@ from equality import (
     threads,
     use_isa,
 )
+from terms import InTerms, narrow
 
 import fastrnn
 from fastrnn import _C, cpp, precision
@@ -58,10 +61,6 @@ def medium():
 
 
 # --- the products by themselves: exact but for float32's rounding of sums ----------------------
-
-
-def narrow(tensor):
-    return tensor.bfloat16().float()
 
 
 def in_nan(rows, columns):
@@ -167,33 +166,8 @@ def test_tiles_round_as_the_instruction_does(depth, medium):
 # --- layers -------------------------------------------------------------------------------------
 
 
-class _Rounding(torch.overrides.TorchFunctionMode):
-    """Products whose operands are rounded, forward and backward, and nothing else."""
-
-    class Product(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, a, b):
-            ctx.save_for_backward(a, b)
-            return narrow(a) @ narrow(b)
-
-        @staticmethod
-        def backward(ctx, grad):
-            a, b = ctx.saved_tensors
-            grad_b = narrow(a).transpose(-1, -2) @ narrow(grad)
-            return narrow(grad) @ narrow(b).transpose(-1, -2), grad_b
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        name = function.__name__
-        if name in ("matmul", "__matmul__"):
-            return self.Product.apply(*args)
-        if name == "linear":
-            product = self.Product.apply(args[0], args[1].t())
-            return product if len(args) < 3 or args[2] is None else product + args[2]
-        return function(*args, **(kwargs or {}))
-
-
 def rounded_reference(case, arguments):
-    with _Rounding():
+    with InTerms(1):
         return call_reference(case, arguments)
 
 
@@ -312,12 +286,11 @@ def test_only_medium_rounds_and_a_step_never_does(isa):
     with torch.no_grad(), threads(1):
         found = {}
         for name in precision.NAMES:
-            with fastrnn.use_precision(name):
+            with fastrnn.use_precision(name), fastrnn.use_splitting(False):
                 found[name] = layer(x)[0], layer(x[:1])[0]
     assert torch.equal(found["highest"][0], found["high"][0])
     assert not torch.equal(found["highest"][0], found["medium"][0])
-    # Not the same bits: compiled once more with the kernels that round.
-    assert error([found["medium"][1]], [found["highest"][1].double()])[0] < 1e-6
+    assert torch.equal(found["medium"][1], found["highest"][1])
 
 
 def test_without_pairs_medium_changes_nothing(medium):

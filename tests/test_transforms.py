@@ -283,6 +283,28 @@ def test_jit_trace(kind):
     assert_same(step(traced, module, longer), step(module, module, longer))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.jit")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fastrnn.LSTM(3, 4),
+        lambda: fastrnn.LSTMCell(3, 4),
+        lambda: fastrnn.MinGRU(3, 4),
+        lambda: fastrnn.MinGRUCell(3, 4),
+        lambda: fastrnn.MultiheadAttention(4, 2),
+        lambda: fastrnn.Attention(4, 4),
+        lambda: fastrnn.quantize_dynamic(fastrnn.LSTM(3, 4)),
+        lambda: fastrnn.quantize_dynamic(fastrnn.LSTMCell(3, 4)),
+    ],
+)
+def test_jit_script_says_the_way(make):
+    layer = make()
+    model = nn.Sequential(layer)
+    with pytest.raises(RuntimeError, match=r"cannot read \w+: script fastrnn.to_torch\("):
+        torch.jit.script(model)
+    assert model[0] is layer
+
+
 # --- torch.func -------------------------------------------------------------------------------
 
 

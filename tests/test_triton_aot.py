@@ -55,9 +55,9 @@ TABLE = [
     (H200, F64, 4, 1, 16, 64, "simple", "simple"),
     (A100, BF16, 4, 1, 64, 512, "grid 32x16", "grid 32x16"),
     (A100, BF16, 4, 2, 64, 512, "grid 64x16", "stream 32x32"),
-    (A100, BF16, 4, 1, 256, 512, "stream 128x16", "stream 64x32"),
+    (A100, BF16, 4, 1, 256, 512, "stream 128x16", "stream 32x64"),
     (A100, BF16, 3, 1, 64, 1024, "stream 64x16", "stream 32x32"),
-    (A100, BF16, 4, 1, 256, 1024, "stream 128x32", "stream 64x64"),
+    (A100, BF16, 4, 1, 256, 1024, "stream 128x32", "stream 32x64"),
     (A100, BF16, 4, 1, 1, 2048, "stream 16x32", "stream 16x32"),
     (A100, BF16, 4, 1, 16, 2048, "stream 16x32", "stream 16x32"),
     (A100, F32, 4, 1, 16, 768, "stream 16x16", "stream 16x16"),
@@ -159,6 +159,13 @@ def compile_in_new_process(*arguments):
         text=True,
         timeout=600,
     )
+
+
+def test_no_shape_of_that_name():
+    done = compile_in_new_process("-m", "fastrnn", "aot", "--only", "nothing")
+    assert done.returncode == 2
+    assert "no shape's name contains 'nothing'" in done.stderr
+    assert "lstm bfloat16 H64 B16" in done.stderr
 
 
 @pytest.mark.slow

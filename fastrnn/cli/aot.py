@@ -31,7 +31,11 @@ def main(argv: Sequence[str]) -> int:
         shapes = [*aot.of_the_grid()]
     else:
         shapes = [*aot.representative(), *attention_aot.representative()]
-    shapes = [shape for shape in shapes if options.only in str(shape)]
+    found = [shape for shape in shapes if options.only in str(shape)]
+    if not found:
+        names = "\n  ".join(dict.fromkeys(map(str, shapes)))
+        parser.error(f"no shape's name contains {options.only!r}; there are:\n  {names}")
+    shapes = found
     status = 0
     for target in options.targets.split(","):
         if target not in aot.TARGETS:

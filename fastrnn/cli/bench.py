@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,17 @@ from pathlib import Path
 import fastrnn
 
 SUITES = Path(fastrnn.__file__).resolve().parents[1] / "bench"
+
+# An older processor's instructions for both sides, by name: what holds fastrnn to them, and torch's
+# own kernels, oneDNN and MKL. Read when a process begins. onnxruntime has no such switch.
+CAPS = {
+    "avx2": {
+        "FASTRNN_ISA": "avx2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    }
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,6 +50,11 @@ def main(argv: Sequence[str]) -> int:
         help="where the measurements go (%(default)s)",
     )
     parser.add_argument("--out", help="folder of the report")
+    parser.add_argument(
+        "--isa",
+        choices=sorted(CAPS),
+        help="hold fastrnn and torch to these instructions; onnxruntime cannot be held",
+    )
     options, rest = parser.parse_known_args(argv)
     if importlib.util.find_spec("pytest_benchmark") is None:
         print("pytest-benchmark is not installed: pip install 'fastrnn[bench]'", file=sys.stderr)
@@ -46,8 +63,10 @@ def main(argv: Sequence[str]) -> int:
     result.parent.mkdir(parents=True, exist_ok=True)
     before = _written(result)
 
+    environment = os.environ | CAPS.get(options.isa, {})
+
     def run(*command: str) -> int:
-        return subprocess.call([sys.executable, "-m", *command], cwd=root)
+        return subprocess.call([sys.executable, "-m", *command], cwd=root, env=environment)
 
     status = run(
         *("pytest", str(SUITES), "--rootdir", str(root)),

@@ -55,6 +55,11 @@ def _extension() -> Iterator[tuple[str, str]]:
     isa = f"{_C.isa()} (built and runnable here: {', '.join(_C.isas())})"
     cap = os.environ.get("FASTRNN_ISA")
     yield "instruction set", f"{isa}, capped by FASTRNN_ISA={cap}" if cap else isa
+    splitting = "on" if precision.splitting() else "off"
+    yield (
+        "splitting",
+        splitting if _C.splits() else f"{splitting}, but this set has no tiles for it",
+    )
 
 
 def _machine() -> Iterator[tuple[str, str]]:

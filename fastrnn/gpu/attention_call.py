@@ -51,6 +51,7 @@ class Call:
             query.dtype, inputs.kind, self.B * self.H, self.groups, self.Tq, self.Tk, self.E,
             self.Ev, self.precision,
             inputs.dropout_p > 0 or inputs.centre is not None or inputs.extra > 0,
+            inputs.mask is not None or bool(inputs.softcap),
         )  # fmt: skip
         self.value = walkable(value)
         self.nothing = value  # in place of what there is not

@@ -31,6 +31,7 @@ class Problem:
     Ev: int
     precision: str = "tf32x3"  # of float32 products
     extras: bool = False  # dropout, a Gaussian, or gradients of weights: more registers a number
+    bent: bool = False  # a mask or a cap: some more
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def _choose(p: Problem, device: Device, which: str) -> Tiles:
     if which in ("matrix", "mask_gradient"):
         if _bytes(p) == 4 and wide > 64:
             return Tiles(32, 32, 4, 1, "a square to write or to sum, in parts", part=_PART)
+        if wide > 64 and device.capability < (9, 0):
+            return Tiles(32, 64, 8, 1, "half a square: operands in registers")
         return Tiles(64, 64, 4 if wide <= 64 else 8, 1, "a square to write or to sum")
     return _backward(p, device, wide, which)
 
@@ -93,6 +96,8 @@ def _forward(p: Problem, device: Device, wide: int) -> Tiles:
             return Tiles(64, 64, 8, 2, "256 wide, sums read back into registers")
         return Tiles(128, 64, 8, 2, "256 wide: two stages of keys fill the shared memory")
     if wide <= 64:
+        if _split(p) and device.capability < (9, 0):
+            return Tiles(64, 32, 4, 1, "float32, narrow: sums in parts", part=_PART)
         return Tiles(64, 32, 4, 2, "float32, narrow")
     return _float32(p, wide, 32)
 
@@ -102,9 +107,11 @@ def _backward(p: Problem, device: Device, wide: int, which: str) -> Tiles:
     if p.Tq == 1:
         return Tiles(1, 16 if wide > 128 else 32, 4, 1, "one query")
     if _bytes(p) == 4:
+        in_registers = of_keys and device.capability < (9, 0)
         if wide <= 64 and not _split(p):
-            return Tiles(32, 64, 4, 1, "float32, narrow")
-        return _float32(p, wide, 16 if of_keys else 32)
+            return Tiles(32, 64, 4, 1, "float32, narrow", part=_PART if in_registers else 0)
+        tiles = _float32(p, wide, 16 if of_keys else 32)
+        return replace(tiles, warps=8) if in_registers else tiles
     if of_keys:
         return _of_keys(p, device, wide)
     # From Hopper on matrix units read both operands from shared memory; before, from registers.
@@ -113,7 +120,8 @@ def _backward(p: Problem, device: Device, wide: int, which: str) -> Tiles:
         if from_memory and not p.extras:
             return Tiles(64, 128, 8, 2, "narrow")
         queries = 64 if from_memory or not p.extras else 32
-        return Tiles(queries, 64, 4, 2, "narrow, with more registers to a number")
+        keys = 64 if from_memory else 32
+        return Tiles(queries, keys, 4, 2, "narrow, with more registers to a number")
     if wide <= 128:
         return Tiles(128 if from_memory and not p.extras else 64, 64, 8, 2, "128 wide")
     return Tiles(64, 32, 8, 2, "256 wide")
@@ -121,13 +129,15 @@ def _backward(p: Problem, device: Device, wide: int, which: str) -> Tiles:
 
 def _of_keys(p: Problem, device: Device, wide: int) -> Tiles:
     """Both sums of a key are held; many keys beside them, only narrow ones."""
+    hopper = device.capability[0] == 9  # others' numbers of a key are more, or lie in registers
     if p.extras:
-        return Tiles(32 if wide <= 128 else 16, 64 if wide <= 128 else 32, 8, 2, "few of both")
+        many = 64 if wide <= 128 and hopper else 32
+        return Tiles(32 if wide <= 128 else 16, many, 8, 2, "few of both")
     if wide <= 64:
         return Tiles(32, 128, 8, 2, "narrow: many keys")
     if wide <= 128:
-        return Tiles(32, 64, 8, 2, "128 wide: few queries")
-    return Tiles(16, 32 if device.capability >= (10, 0) else 64, 8, 2, "256 wide: few of both")
+        return Tiles(32, 64 if hopper or not p.bent else 32, 8, 2, "128 wide: few queries")
+    return Tiles(16, 64 if hopper else 32, 8, 2, "256 wide: few of both")
 
 
 def _float32(p: Problem, wide: int, queries: int) -> Tiles:
@@ -145,11 +155,18 @@ def _additive(p: Problem, device: Device, which: str) -> Tiles:
         divide = splits(p.heads * p.Tq, p.Tk, n, device) if which == "forward" else 1
         warps = 8 if which == "of_keys" and wide > 128 else 4
         return Tiles(1, n, warps, 1, "few queries: tanh for no others", splits=divide)
-    if _bytes(p) == 4 and wide > 64:
-        queries = 16 if which == "of_keys" else 32
-        return Tiles(queries, 32, 8, 1, "wide values of float32: sums in parts", part=_PART)
-    warps = 8 if which == "of_keys" and wide > 64 else 4
-    return Tiles(32, 64, warps, 1, "tanh bounds it: any tile that fills the matrix units")
+    if which == "of_keys":
+        # Both products' operands in registers, and beside them each column's addresses.
+        keys = 16 if wide > (64 if _bytes(p) == 4 else 128) else 32
+        part = _PART // 2 if _bytes(p) == 4 else 0
+        return Tiles(16, keys, 8, 1, "few of both, for want of registers", part=part)
+    if _bytes(p) == 4:
+        part = _PART if which == "forward" else _PART // 2
+        queries = 16 if wide > 128 and which == "of_queries" else 32
+        return Tiles(queries, 32, 8, 1, "float32: sums in parts", part=part)
+    warps = 8 if wide > 64 or p.extras else 4
+    keys = 32 if wide > 128 and which == "mask_gradient" else 64
+    return Tiles(32, keys, warps, 1, "tanh bounds it: any tile that fills the matrix units")
 
 
 def shared(tiles: Tiles, p: Problem, which: str) -> int:

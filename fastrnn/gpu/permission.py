@@ -7,7 +7,17 @@ from __future__ import annotations
 
 import os
 
-given = os.environ.get("FASTRNN_CUDA_GRAPHS", "").lower() in ("1", "true", "on", "yes", "y")
+
+def _check(value: str) -> bool:
+    """Whether the environment permits it; ValueError for what is neither yes nor no."""
+    if value.lower() in ("1", "true", "on", "yes", "y"):
+        return True
+    if value.lower() in ("", "0", "false", "off", "no", "n"):
+        return False
+    raise ValueError(f"FASTRNN_CUDA_GRAPHS should be 1 or 0 (true, on, yes; no), got: {value!r}")
+
+
+given = _check(os.environ.get("FASTRNN_CUDA_GRAPHS", ""))
 
 
 class use_cuda_graphs:  # a context manager, named as `use_backend` is

@@ -128,13 +128,14 @@ def _rows(p: Problem, device: Device, backward: bool) -> Plan:
     tiles = 16 * max(block_h, block_k) * 4
     if weights + tiles > device.shared or max(block_h, block_k) > 128:
         return Plan("simple", f"weights of {weights >> 10} KB do not fit one program")
-    if _full(p, block_h, backward):
+    if _full(p, device, block_h, backward):
         return Plan("simple", f"{weights >> 10} KB of weights leave no registers for the rest")
     warps = 4 if block_h <= 32 else 8
     # A thread has 255 registers; the rest of a step takes some 120, of the backward more.
     registers = weights // (4 * 32 * warps)
-    # Blackwell's code for the same keeps a little more.
-    few = backward or _split(p) or not p.plain or device.capability >= (10, 0)
+    # Blackwell's code for the same keeps a little more, and so does Ampere's for three gates.
+    more = device.capability >= (10, 0) or (device.capability < (9, 0) and p.G == 3)
+    few = backward or _split(p) or not p.plain or more
     held = registers <= (64 if few else 128)
     where = "registers" if held else "shared memory"
     return Plan(
@@ -143,13 +144,12 @@ def _rows(p: Problem, device: Device, backward: bool) -> Plan:
     )  # fmt: skip
 
 
-def _full(p: Problem, block_h: int, backward: bool) -> bool:
+def _full(p: Problem, device: Device, block_h: int, backward: bool) -> bool:
     """Whether a program of `_rows` would want more registers than there are, as the compiler found:
     beside a step's usual numbers it has those of normalisations, or of options."""
     if not p.whole_row:
-        return backward and (
-            (p.projected and p.asked > 1) or (_split(p) and p.asked > 0 and p.G > 3)
-        )
+        few = p.projected or (device.capability < (9, 0) and block_h > 64 and p.G > 3)
+        return backward and ((few and p.asked > 1) or (_split(p) and p.asked > 0 and p.G > 3))
     if block_h > 64:
         return backward or p.G > 3 or p.dtype == torch.float32
     return p.asked > 0 and (_split(p) or (backward and p.G > 3 and p.asked > 1))
@@ -180,12 +180,12 @@ def _grid(p: Problem, device: Device, backward: bool) -> Plan | None:
             return Plan(
                 "grid", f"weights of {weights >> 10} KB a program in {programs} programs",
                 block_b=block_b, block_h=block_h, block_k=block_k, warps=8, held=held, split=split,
-                registers=_registers(p, backward, padded, block_b),
+                registers=_registers(p, device, backward, padded, block_b),
             )  # fmt: skip
     return None
 
 
-def _registers(p: Problem, backward: bool, padded: int, block_b: int) -> int | None:
+def _registers(p: Problem, device: Device, backward: bool, padded: int, block_b: int) -> int | None:
     """With which the assembler parks nothing in memory, or nothing that a loop wants.
 
     Without a bound it aims at two programs a multiprocessor, where there is one, and parks what is
@@ -195,6 +195,10 @@ def _registers(p: Problem, backward: bool, padded: int, block_b: int) -> int | N
         return 255
     if p.G == 3 and padded > 512 and block_b > 16:
         return None
+    if device.capability < (9, 0) and p.G == 4:
+        if p.dtype == torch.float32:
+            return None
+        return 200 if padded > 768 else 240
     return None if padded > 768 and p.G > 1 else 240
 
 
@@ -238,6 +242,8 @@ def _stream(p: Problem, device: Device, backward: bool, why: str) -> Plan:
         h for h in (16, 32, 64, 128) if least <= h * rows_per_unit <= (64 if backward else 128)
     ]
     widest = 64 if backward else 128  # by registers
+    if backward and p.G == 4 and device.capability < (9, 0):
+        widest = 32
     widths = [w for w in (16, 32, 64, 128) if w < 2 * max(16, p.B) and w <= widest]
     sizes = [(h, w) for h in heights for w in widths]
     block_h, block_b = min(sizes, key=lambda size: read(*size))
@@ -250,7 +256,7 @@ def _stream(p: Problem, device: Device, backward: bool, why: str) -> Plan:
         "stream", f"{why}: {tiles} tiles of {tall} x {block_b} read from the L2 cache each step",
         block_b=block_b, block_h=block_h, block_k=128 // _BYTES[p.dtype], block_p=64, warps=8,
         stages=stages, programs=min(tiles, device.processors),
-        registers=255 if backward and (p.G == 1 or p.asked) else None,
+        registers=255 if not backward or p.G == 1 or p.asked else None,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from .. import backends
 from ..functional_attention import attention, pointer_log_probs, pointer_nll
 from ..scores import SCORES
 from . import attention_sizes as sizes
+from .scripting import refuse_scripting
 
 __all__ = ["Attention", "LocalAttention", "PointerAttention"]
 
@@ -70,6 +71,8 @@ class Attention(nn.Module):
     Raises:
         ValueError: unknown score, or sizes that it cannot take.
     """
+
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(
         self,

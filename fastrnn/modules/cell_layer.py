@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from .. import functional
+from .. import backends, functional
 from ..cells import CELLS, CellSpec
 from ..forms import Bias, check_bias, check_heads, weight_shapes
 from ..stack import Normalise
 from .recurrent import BATCHED, Recurrent
+from .scripting import refuse_scripting
 from .states import State, as_input, as_states, map_state
 from .weights import read_weights
 
@@ -84,7 +85,8 @@ Args:
         recurrent side; False: none.
     num_heads: number of blocks of equal size on the diagonal of the recurrent matrix: heads
         that see the whole input, but of the state their own units only. ``weight_hh`` is
-        then ``[G*H, H / num_heads]``; rows are stacked head by head, gates within a head.
+        then ``[G*H, H / num_heads]``; rows are stacked head by head, gates within a head. A cell
+        that has no recurrent matrix has heads in the order of its rows only.
     forget_bias: what the bias begins with that decides what is kept; see
         `fastrnn.init.forget_bias_`.
     device, dtype: of the parameters.
@@ -210,6 +212,8 @@ Args:
     _initial = INITIAL
     bias: Bias  # type: ignore[assignment]
 
+    __prepare_scriptable__ = refuse_scripting
+
     def __init__(
         self,
         input_size: int,
@@ -226,7 +230,8 @@ Args:
         check_bias(bias)
         check_heads(num_heads, hidden_size)
         self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
-        self.num_heads, self.forget_bias, self.backend = num_heads, forget_bias, backend
+        self.num_heads, self.forget_bias = num_heads, forget_bias
+        self.backend = backends.check_name(backend)
         shapes = weight_shapes(self._spec(), bias, input_size, hidden_size, num_heads=num_heads)
         self._names = list(shapes)
         if self._gained:

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .. import functional, inference
+from .. import backends, functional, inference
 from ..cells import CELLS
+from .scripting import refuse_scripting
 from .states import State, as_input, as_pair, as_tensor, map_state
 from .weights import read_weights
 
@@ -19,6 +20,8 @@ _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 class _RecurrentCell(nn.RNNCellBase):
     """What the three cells share: from a call's input and state to `fastrnn.functional`."""
+
+    __prepare_scriptable__ = refuse_scripting
 
     backend: str | None = None
 
@@ -36,7 +39,7 @@ class _RecurrentCell(nn.RNNCellBase):
         backend: str | None,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, num_chunks, device=device, dtype=dtype)
-        self.backend = backend
+        self.backend = backends.check_name(backend)
 
     def forward(self, input: Tensor, hx: Any = None) -> State:
         """The next state: ``[B, H]``, or ``[H]`` of an input ``[I]``; of an LSTM the pair (h, c).

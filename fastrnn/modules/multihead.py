@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from .. import backends
 from ..functional_attention import attention
+from .scripting import refuse_scripting
 
 __all__ = ["MultiheadAttention"]
 
@@ -36,6 +37,8 @@ class MultiheadAttention(nn.MultiheadAttention):
     Args:
         backend: who computes, as in `fastrnn.use_backend`; None: the first that can.
     """
+
+    __prepare_scriptable__ = refuse_scripting
 
     backend: str | None = None
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import inference, init
+from .. import backends, inference, init
 from ..cells import CELLS, CellSpec
 from ..checks import check_flag
 from ..forms import Bias, check_bias, check_heads, weight_names, weight_shapes
 from ..sequences import NOTHING, OFF, Call, Settings, as_keywords
+from .scripting import refuse_scripting
 from .states import State, as_tensor, map_state
 from .weights import read_weights
 
@@ -33,6 +34,8 @@ class Recurrent(nn.RNNBase):
     become stale, and nothing in ``forward`` stops `torch.compile`. The subclasses do not
     inherit from nn.LSTM and its siblings, since `torch.compile` refuses to trace those.
     """
+
+    __prepare_scriptable__ = refuse_scripting
 
     backend: str | None = None
     num_heads: int = 1
@@ -90,7 +93,7 @@ class Recurrent(nn.RNNBase):
             dtype=dtype,
         )
         self.__dict__.pop("_flat_weight_refs", None)
-        self.backend = backend
+        self.backend = backends.check_name(backend)
         if forget_bias is not None:
             self.forget_bias = forget_bias
         if not plain:
