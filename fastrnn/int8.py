@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from . import _C
+from . import cpp
 from .cells import CELLS, CellSpec
 from .operators import library, watched
 
@@ -89,7 +89,7 @@ def _kernel(
     batch: int,
     batch_sizes: Tensor | None,
 ) -> tuple[Tensor, list[Tensor]]:
-    found: tuple[Tensor, ...] | None = _C.int8_layers(
+    found: tuple[Tensor, ...] | None = cpp._C.int8_layers(
         cell, torch.get_num_threads(), rows, tuple(hx), list(tensors), hidden_size, proj_size,
         num_layers, list(reverse), steps, batch,
         () if batch_sizes is None else batch_sizes.tolist(),
@@ -172,7 +172,7 @@ def in_one_call(
         hx = (hx,)
     elif not isinstance(hx, (tuple, list)) or len(hx) != len(spec.states):
         return None
-    found: tuple[Tensor, ...] | None = _C.int8_layers(
+    found: tuple[Tensor, ...] | None = cpp._C.int8_layers(
         spec.name, torch.get_num_threads(), input, tuple(hx), tensors, hidden_size, proj_size,
         num_layers, reverse, 0, 0, (),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from . import int8, modules
+from . import cpp, int8, modules
 from .cells import CELLS
 from .modules import quantized, quantized_cells
 from .sequences import OFF, Settings, as_keywords
@@ -79,12 +79,16 @@ def quantize_dynamic(
     Raises:
         TypeError: ``module`` is no module.
         ValueError: another ``dtype``; a weight with a number that is not finite.
-        RuntimeError: ``module`` is itself a layer that cannot be quantised.
+        RuntimeError: ``module`` is itself a layer that cannot be quantised; the compiled extension
+            is not there.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module should be a torch.nn.Module, got {type(module).__name__}")
     if dtype != torch.qint8:
         raise ValueError(f"dtype should be torch.qint8, got: {dtype}")
+    missing = cpp.why_not_at_all(torch.device("cpu"), torch.float32)
+    if missing is not None:
+        raise RuntimeError(f"quantize_dynamic: {missing}")
     if not inplace:
         module = copy.deepcopy(module)
     met: dict[int, tuple[nn.Module, nn.Module]] = {}

@@ -214,6 +214,30 @@ def test_neither_yes_nor_no_to_cuda_graphs_in_the_environment():
     assert "FASTRNN_CUDA_GRAPHS should be 1 or 0" in done.stderr
 
 
+def test_without_the_extension():
+    """A source tree that was not built computes by the reference; `make gpu` runs in it."""
+    script = """
+import sys
+sys.modules["fastrnn._C"] = None
+import pytest, torch, fastrnn
+x = torch.randn(5, 2, 3)
+for grad in (False, True):
+    with torch.set_grad_enabled(grad):
+        for layer in (fastrnn.LSTM(3, 4), fastrnn.MinGRU(3, 4), fastrnn.Attention(3, 3)):
+            out = layer(x, x)[0] if isinstance(layer, fastrnn.Attention) else layer(x)[0]
+        fastrnn.GRUCell(3, 4)(x[0])
+        fastrnn.functional.attention(x, x, x)
+out.sum().backward()
+with pytest.raises(RuntimeError, match="extension cannot be imported"):
+    fastrnn.quantize_dynamic(fastrnn.LSTM(3, 4))
+with pytest.raises(RuntimeError, match="extension cannot be imported"):
+    fastrnn.LSTM(3, 4, backend="cpp")(x)
+print(fastrnn.backends.report()[0])
+"""
+    done = in_new_process(script)
+    assert "extension cannot be imported" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize("cap", ["baseline", "amx"])
 def test_cap_of_the_instruction_set(cap):
     """The best there is up to the cap, be the cap itself there or not."""
