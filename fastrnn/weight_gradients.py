@@ -62,6 +62,7 @@ def of_states(
 def _by_kernels(tensors: Sequence[Tensor]) -> bool:
     return (
         tensors[0].dtype in cpp.PRODUCT_DTYPES
+        and cpp.why_not_at_all(tensors[0].device, tensors[0].dtype) is None
         and not torch.is_grad_enabled()
         and not watched(tensors)
     )
