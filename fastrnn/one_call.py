@@ -25,9 +25,6 @@ from .cells import CellSpec
 from .operators import differentiated, watched
 from .options import PLAIN, Options
 
-# Below, the call takes longer than what is saved, and torch's products are the faster ones.
-_ENOUGH_ROWS = 512
-
 _ALL_STATES = Options(all_states=True)
 
 # As `cpp.layer` takes a direction's weights.
@@ -50,13 +47,12 @@ class Layer:
     def serves(self, backend: str | None, tensors: Sequence[Tensor]) -> bool:
         """Whether a call on these goes this way; the first are the rows."""
         rows = tensors[0]
-        enough = 1 if self.recompute else _ENOUGH_ROWS
         if (
             tuple(self.reverse) not in ((False,), (False, True))
             or rows.dtype not in cpp.PRODUCT_DTYPES
             or not inference.in_one_call(self.spec.name)
             or watched(tensors)  # before the size, by which a trace would be bound
-            or rows.shape[0] < enough
+            or not rows.shape[0]
             or not all(tensor.is_contiguous() for tensor in tensors)
         ):
             return False

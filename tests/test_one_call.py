@@ -16,7 +16,7 @@ F64 = torch.float64
 
 @pytest.fixture
 def calls(monkeypatch):
-    """This way for few rows, too; yields the cells of the calls that went it."""
+    """The cells of the calls that went this way."""
     met = []
     of_cpp = cpp.layer
 
@@ -24,7 +24,6 @@ def calls(monkeypatch):
         met.append(spec.name)
         return of_cpp(spec, *rest)
 
-    monkeypatch.setattr(one_call, "_ENOUGH_ROWS", 1)
     monkeypatch.setattr(cpp, "layer", counted)
     return met
 
@@ -53,6 +52,18 @@ def test_equality(cell, dtype, form, isa, calls):
     with use_isa(isa):
         assert_equal(case)
     assert set(calls) == {cell}
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_equality_of_the_general_way(cell, dtype, form, calls, monkeypatch):
+    """Which serves what is traced, mapped, packed or narrow."""
+    monkeypatch.setattr(one_call.Layer, "serves", lambda *_: False)
+    if form.get("projection") and not CELLS[cell].projects:
+        form = {**form, "projection": 0}
+    assert_equal(Case(cell, dtype, **{"hidden": 17, "batch": 3, "steps": 7, **form}))
+    assert not calls
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
