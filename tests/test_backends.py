@@ -21,13 +21,12 @@ CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda", "meta"))
 def kernel_calls(monkeypatch):
     """The calls that reach the compiled forward."""
     calls = []
-    forward = _C.forward
 
-    def counted(*args):
-        calls.append(args)
-        return forward(*args)
+    def count(original):
+        return lambda *args: calls.append(args) or original(*args)
 
-    monkeypatch.setattr(_C, "forward", counted)
+    for name in ("forward", "layer"):
+        monkeypatch.setattr(_C, name, count(getattr(_C, name)))
     return calls
 
 
@@ -95,8 +94,8 @@ def test_by_module(kernel_calls, layer, name):
 
 def test_the_backward_is_served_by_the_same(monkeypatch):
     called = []
-    backward = _C.backward
-    monkeypatch.setattr(_C, "backward", lambda *args: called.append(1) or backward(*args))
+    backward = _C.layer_backward
+    monkeypatch.setattr(_C, "layer_backward", lambda *args: called.append(1) or backward(*args))
     case = Case("gru", torch.float32, 4)
     run(call_reference, case, draw(case, 0))
     assert not called

@@ -203,10 +203,3 @@ def test_what_goes_the_general_way(calls):
     with torch.no_grad():
         fastrnn.LSTM(4, 6)(x)  # shorter still: fastrnn.inference
     assert not calls
-
-
-def test_few_rows_go_the_general_way(monkeypatch):
-    monkeypatch.setattr(cpp, "layer", None)  # not to be called
-    fastrnn.LSTM(4, 6)(torch.randn(5, 3, 4))
-    with pytest.raises(TypeError):
-        fastrnn.LSTM(4, 6)(torch.randn(200, 3, 4))

@@ -171,14 +171,18 @@ def test_not_compiled_for_each_length(form, options, needed):
 
 @pytest.fixture
 def runs(monkeypatch):
-    """The kernels as they run: scan with what it is told about saving, scan_backward."""
+    """The kernels as they run: forward with what it is told about saving, backward."""
     found = []
-    scan, scan_backward, layers = cpp.scan, cpp.scan_backward, cpp.layers
-    monkeypatch.setattr(cpp, "layers", lambda *a: found.append(False) or layers(*a))
-    monkeypatch.setattr(cpp, "scan", lambda *a: found.append(a[-1]) or scan(*a))
-    monkeypatch.setattr(
-        cpp, "scan_backward", lambda *a: found.append("backward") or scan_backward(*a)
-    )
+
+    def watch(name, tell):
+        original = getattr(cpp, name)
+        monkeypatch.setattr(cpp, name, lambda *a: found.append(tell(a)) or original(*a))
+
+    watch("layers", lambda a: False)
+    for name in ("scan", "layer"):
+        watch(name, lambda a: a[-1])
+    for name in ("scan_backward", "layer_backward"):
+        watch(name, lambda a: "backward")
     return found
 
 
@@ -540,11 +544,12 @@ def test_inference_mode():
         inside = uniform(4, 2, 3)
     assert all(result.is_inference() for result in results)
     assert_same(results, expected)
-    assert_same(flat(born(x)), expected)
     with torch.no_grad():
+        assert_same(flat(born(x)), expected)
         assert_same(flat(module(inside)), expected)
-    with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
-        module(inside)
+    for call in (lambda: module(inside), lambda: born(x)):  # as torch's
+        with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
+            call()
 
 
 # --- autocast ---------------------------------------------------------------------------------
