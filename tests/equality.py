@@ -14,6 +14,7 @@ import os
 import random
 import zlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -438,3 +439,24 @@ def use_isa(name: str):
         yield
     finally:
         _C.use_isa(before)
+
+
+def has_isa(name: str) -> bool:
+    """Whether it was built and this processor runs it; `amx_emulated` is listed nowhere."""
+    try:
+        with use_isa(name):
+            return True
+    except ValueError:
+        return False
+
+
+def flat(results: Any) -> list[torch.Tensor]:
+    """Nested tuples of tensors as one list."""
+    if isinstance(results, torch.Tensor):
+        return [results]
+    return [tensor for result in results for tensor in flat(result)]
+
+
+def equal(found: Any, expected: Any) -> bool:
+    """To the bit."""
+    return all(torch.equal(a, b) for a, b in zip(flat(found), flat(expected), strict=True))

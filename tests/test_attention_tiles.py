@@ -6,22 +6,13 @@ Where no processor with AMX is, in its emulation, which rounds as the tiles do.
 import pytest
 import test_attention_equality as plain
 import torch
-from equality import error, use_isa
+from equality import error, has_isa, use_isa
 from test_attention_equality import FLOOR, Case, assert_equal, call_fastrnn, draw, run, to_double
 
 from fastrnn import functional as F
 from fastrnn import use_precision, use_splitting
 
-
-def _available(isa: str) -> bool:
-    try:
-        with use_isa(isa):
-            return True
-    except ValueError:
-        return False
-
-
-TILES = [isa for isa in ("amx", "amx_emulated") if _available(isa)]
+TILES = [isa for isa in ("amx", "amx_emulated") if has_isa(isa)]
 pytestmark = pytest.mark.skipif(not TILES, reason="needs AMX, or AVX-512 for its emulation")
 
 DTYPES = [torch.bfloat16, torch.float32]

@@ -24,6 +24,7 @@ from equality import (
     call_reference,
     draw,
     error,
+    has_isa,
     infer,
     run,
     threads,
@@ -35,16 +36,7 @@ import fastrnn
 from fastrnn import _C, cpp, precision
 from fastrnn.cells import CELLS
 
-
-def available(isa):
-    try:
-        with use_isa(isa):
-            return True
-    except ValueError:
-        return False
-
-
-ISAS = [isa for isa in ("avx512bf16", "amx", "amx_emulated") if available(isa)]
+ISAS = [isa for isa in ("avx512bf16", "amx", "amx_emulated") if has_isa(isa)]
 pytestmark = pytest.mark.skipif(not ISAS, reason="neither pairs of bfloat16 nor AVX-512 here")
 
 

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from equality import FLOOR, threads, use_isa
+from equality import FLOOR, equal, threads, use_isa
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -24,16 +24,6 @@ def build(mode, inputs, hidden, **options):
     if mode == "LSTM-projected":
         return fastrnn.LSTM(inputs, hidden, proj_size=(hidden + 1) // 2 % hidden, **options)
     return getattr(fastrnn, mode)(inputs, hidden, **options)
-
-
-def flat(results):
-    if isinstance(results, torch.Tensor):
-        return [results]
-    return [tensor for result in results for tensor in flat(result)]
-
-
-def equal(found, expected):
-    return all(torch.equal(a, b) for a, b in zip(flat(found), flat(expected), strict=True))
 
 
 def as_tuple(state):

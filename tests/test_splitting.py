@@ -22,6 +22,7 @@ from equality import (
     call_reference,
     draw,
     error,
+    has_isa,
     run,
     threads,
     use_isa,
@@ -32,16 +33,7 @@ import fastrnn
 from fastrnn import _C, cpp, precision
 from fastrnn.cli import info
 
-
-def available(isa):
-    try:
-        with use_isa(isa):
-            return _C.splits()
-    except ValueError:
-        return False
-
-
-ISAS = [isa for isa in ("amx", "amx_emulated") if available(isa)]
+ISAS = [isa for isa in ("amx", "amx_emulated") if has_isa(isa)]
 pytestmark = pytest.mark.skipif(not ISAS, reason="needs AMX, or AVX-512 to emulate it")
 TERMS = {"highest": 3, "high": 2}
 MANY = 64  # rows, for which products are split
