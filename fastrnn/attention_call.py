@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention.bias import CausalBias
 
 from . import attention_checks as checks
 from .ranges import key_ranges
@@ -15,6 +16,7 @@ from .reference_attention import Inputs
 from .scores import ScoreSpec
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_ALIGNMENTS = {"UPPER_LEFT": "top_left", "LOWER_RIGHT": "bottom_right"}
 
 
 class Call(NamedTuple):
@@ -58,6 +60,13 @@ def prepare(
         "lengths_q": lengths_q, "lengths_k": lengths_k, "cu_seqlens_q": cu_seqlens_q,
         "cu_seqlens_k": cu_seqlens_k,
     })  # fmt: skip
+    bias_sizes = None
+    if isinstance(attn_mask, CausalBias):  # it has sizes, and no numbers
+        if is_causal:
+            raise ValueError("CausalBias should not be used with causal=True")
+        bias_sizes = (attn_mask.seq_len_q, attn_mask.seq_len_kv)
+        causal_alignment = _ALIGNMENTS[attn_mask.variant.name]
+        attn_mask, is_causal = None, True
     spec = checks.check_score(score, operands)
     checks.check_options(dropout_p, scale, softcap, causal_alignment, seed, is_causal)
     before, after = checks.check_window(window)
@@ -101,6 +110,11 @@ def prepare(
 
     leading = shape[:-2] if heads_first is None else heads_first
     full = (*leading, queries, keys)
+    if bias_sizes not in (None, (queries, keys)):
+        raise RuntimeError(
+            f"Expected attn_mask of {queries} queries and {keys} keys, got a CausalBias of "
+            f"{bias_sizes[0]} and {bias_sizes[1]}"
+        )
     mask = None
     if attn_mask is not None:
         checks.check_mask(attn_mask, query, full)

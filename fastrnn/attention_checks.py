@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import check_not_nested
 from .operators import watched
 from .scores import SCORES, ScoreSpec
 
@@ -49,12 +50,15 @@ def check_score(name: Any, operands: Mapping[str, Any]) -> ScoreSpec:
 
 
 def check_tensors(tensors: Mapping[str, Any]) -> None:
-    """Raises TypeError unless each is a Tensor or None."""
+    """Raises TypeError unless each is a Tensor or None, NotImplementedError for nested ones."""
     for name, tensor in tensors.items():
-        if tensor is not None and not isinstance(tensor, Tensor):
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
             raise TypeError(
                 f"attention(): argument '{name}' must be Tensor, not {type(tensor).__name__}"
             )
+        check_not_nested("attention()", tensor)
 
 
 def check_inputs(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> None:

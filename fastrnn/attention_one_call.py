@@ -72,7 +72,7 @@ def attention(
         return None
     tensors = [query, key, value]
     tensors += [tensor for tensor in (vector, weight_query, bias) if tensor is not None]
-    if not all(type(tensor) in PLAIN for tensor in tensors):
+    if not all(type(tensor) in PLAIN and not tensor.is_nested for tensor in tensors):
         return None
     if not query.is_cpu or backends.requested(backend) not in (None, "cpp"):
         return None
@@ -168,16 +168,18 @@ def _dense(tensor: Tensor) -> Tensor:
 
 def _again(ctx: Any, tensors: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> list[Any]:
     """The same by operators, which can be mapped and differentiated again; by aliases, since a
-    tensor may be given twice and each place is to get its own part alone.
+    tensor may be given twice and each place is to get its own part alone; in the forward's dtype.
     """
     needs = ctx.needs_input_grad[2:]
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         aliases = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
         results = ctx.general(*aliases, ctx.options.lengths)
         pairs = [(y, g) for y, g in zip(results, grads, strict=True) if g is not None]
         wanted = [t for t, need in zip(aliases, needs, strict=True) if t is not None and need]
         outputs, upstream = zip(*pairs, strict=True)
-        found = iter(torch.autograd.grad(outputs, wanted, upstream, create_graph=True))
+        found = iter(
+            torch.autograd.grad(outputs, wanted, upstream, create_graph=True, allow_unused=True)
+        )
     return [
         next(found) if tensor is not None and need else None
         for tensor, need in zip(aliases, needs, strict=True)

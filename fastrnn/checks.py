@@ -25,6 +25,14 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
 
 
+def check_not_nested(title: str, tensor: Tensor) -> None:
+    """Raises NotImplementedError if it is a nested tensor, as torch's LSTM does."""
+    if tensor.is_nested:
+        raise NotImplementedError(
+            f"{title} does not support NestedTensor: pad the sequences and pass lengths"
+        )
+
+
 def check_cell(
     spec: CellSpec,
     input: Tensor,

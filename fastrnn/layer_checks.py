@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .cells import CellSpec
-from .checks import check_shape
+from .checks import check_not_nested, check_shape
 from .forms import Bias, check_heads, weight_names, weight_shapes
 from .operators import watched
 
@@ -90,6 +90,7 @@ def _check_tensors(what: str, values: Sequence[object]) -> None:
     for value in values:
         if not isinstance(value, Tensor):
             raise TypeError(f"{what} should be a tensor, got {type(value).__name__}")
+        check_not_nested(what, value)
 
 
 def _check_same(input: Tensor, what: str, others: Sequence[Tensor]) -> None:

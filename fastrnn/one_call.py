@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import backends, cpp, inference
 from .cells import CellSpec
-from .operators import differentiated, watched
+from .operators import check_dtypes, differentiated, watched
 from .options import PLAIN, Options
 
 _ALL_STATES = Options(all_states=True)
@@ -48,10 +48,10 @@ class Layer:
         """Whether a call on these goes this way; the first are the rows."""
         rows = tensors[0]
         if (
-            tuple(self.reverse) not in ((False,), (False, True))
+            watched(tensors)  # first: what follows would be part of a trace, and bind its sizes
+            or tuple(self.reverse) not in ((False,), (False, True))
             or rows.dtype not in cpp.PRODUCT_DTYPES
             or not inference.in_one_call(self.spec.name)
-            or watched(tensors)  # before the size, by which a trace would be bound
             or not rows.shape[0]
             or not all(tensor.is_contiguous() for tensor in tensors)
         ):
@@ -193,7 +193,9 @@ def _gradients(
     grad_out: Tensor | None,
     grad_finals: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    rows, *given = (tensor.contiguous() for tensor in tensors)  # hooks may have made others of them
+    # Hooks may have made others of what was saved.
+    check_dtypes([*(g for g in (grad_out, *grad_finals) if g is not None), *tensors, out, *saved])
+    rows, *given = (tensor.contiguous() for tensor in tensors)
     states, weights = given[:count], layer.by_direction(given[count:])
     of_weights = any(needs[1 + count :])
     grad_rows, grad_states, of = cpp.layer_backward(
@@ -216,9 +218,9 @@ def _again(
     """The same by operators, which can be mapped and differentiated again.
 
     By aliases: a tensor may be given twice, or another one be made of it, and each place is to
-    get its own part alone.
+    get its own part alone. In the dtype of the forward, whatever autocast is on by now.
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast(tensors[0].device.type, enabled=False):
         tensors = [tensor.view_as(tensor) for tensor in tensors]
         out, finals = layer.general(tensors[0], tensors[1 : 1 + count], tensors[1 + count :])
         pairs = [(y, g) for y, g in zip((out, *finals), grads, strict=True) if g is not None]

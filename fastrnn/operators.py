@@ -50,6 +50,19 @@ def watched(tensors: Iterable[Tensor]) -> bool:
     return False
 
 
+def check_dtypes(tensors: Sequence[Tensor]) -> None:
+    """Raises RuntimeError unless all have one dtype: kernels read memory as the first one's.
+
+    The caller's tensors were checked before; hooks and callables can still make others of them.
+    """
+    for tensor in tensors:
+        if tensor.dtype is not tensors[0].dtype:
+            raise RuntimeError(
+                "expected m1 and m2 to have the same dtype, but got: "
+                f"{tensors[0].dtype} != {tensor.dtype}"
+            )
+
+
 def differentiated(tensors: Iterable[Tensor]) -> bool:
     """Whether autograd wants to know what becomes of the tensors."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

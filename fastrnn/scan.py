@@ -39,14 +39,15 @@ def scan(
     ``[G*H]``, ``[P, H]`` and ``[X]``; everything else is as in `fastrnn.reference.scan`.
 
     Raises:
-        RuntimeError: the backend asked for cannot serve.
+        RuntimeError: the backend asked for cannot serve; dtypes differ.
     """
+    inputs = [gates_x, *(weight_hh or ()), *(bias_hh or ()), *(weight_hr or ()), *states]
+    for param in params:
+        inputs += param
+    operators.check_dtypes(inputs)
     requested = backends.requested(backend)
     name = backends.choose(spec, gates_x.device, gates_x.dtype, requested, options)
     if name == "cpp":
-        inputs = [gates_x, *(weight_hh or ()), *(bias_hh or ()), *(weight_hr or ()), *states]
-        for param in params:
-            inputs += param
         if options is not PLAIN:
             inputs += [value for value in _spilled(options.flat()) if isinstance(value, Tensor)]
         if not operators.watched(inputs) and not operators.differentiated(inputs):

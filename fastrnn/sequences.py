@@ -105,6 +105,16 @@ class Settings:
 
 
 OFF = Settings()
+"""The defaults, known by identity: with them a layer may go its shortest way."""
+
+
+def settings_of(keywords: Mapping[str, Any]) -> Settings:
+    """Settings from keyword arguments; `OFF` itself where each is given its default."""
+    for name, value in keywords.items():
+        default = getattr(OFF, name)
+        if type(value) is not type(default) or value != default:
+            return Settings(**keywords)
+    return OFF
 
 
 def is_number(value: Any) -> bool:
@@ -245,7 +255,7 @@ def split(keywords: Mapping[str, Any]) -> tuple[Settings, Call]:
             raise TypeError(f"got an unexpected keyword argument {name!r}")
     settings = {name: value for name, value in keywords.items() if name in _OF_SETTINGS}
     call = {name: value for name, value in keywords.items() if name in _OF_CALL}
-    return Settings(**settings) if settings else OFF, Call(**call) if call else NOTHING
+    return settings_of(settings), Call(**call) if call else NOTHING
 
 
 def as_keywords(given: Settings | Call) -> dict[str, Any]:

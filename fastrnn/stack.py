@@ -101,6 +101,7 @@ def stack(
         if call.lengths is not None:
             input = clear_padding(input, call.lengths)
     rows = input if batch_sizes is not None else input.reshape(steps * batch, input.shape[2])
+    rows = rows.contiguous()  # a batch of one may be a view with gaps, which goes another way
     flags = (settings.reverse, True)[:directions]
 
     finals, every = [], []
@@ -293,7 +294,15 @@ def input_product(
     gates_x = linear(spec, rows, weight, None if normalise else bias, backend)
     gates_x = gates_x.view(gates_x.shape[0], count, w_ih[0].shape[0])
     if normalise:
-        parts = [norm(part) for norm, part in zip(normalise, gates_x.unbind(1), strict=True)]
+        given = gates_x.unbind(1)
+        parts = [norm(part) for norm, part in zip(normalise, given, strict=True)]
+        for part in parts:
+            if not isinstance(part, Tensor) or part.shape != given[0].shape:
+                got = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
+                raise ValueError(
+                    f"normalise should return a tensor of the size it is given, "
+                    f"{list(given[0].shape)}, got: {got}"
+                )
         gates_x = parts[0].unsqueeze(1) if count == 1 else torch.stack(parts, 1)
         if bias is not None:
             gates_x = gates_x + bias.view(count, -1)

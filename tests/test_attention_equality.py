@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 from equality import DTYPES, FLOOR_IN_ULPS, SEED, error, threads, use_isa
+from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 
 from fastrnn import _C, attention_call, reference_attention
 from fastrnn import functional as F
@@ -334,6 +335,24 @@ def test_against_scaled_dot_product_attention(causal, dtype):
 
 
 # --- what kernels must not do ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [(6, 6), (3, 9), (9, 3)], ids=str)
+@pytest.mark.parametrize("corner", [causal_upper_left, causal_lower_right])
+@pytest.mark.filterwarnings("ignore:Lower right causal bias will produce NaNs")
+def test_a_causal_bias_of_torch(sizes, corner):
+    """A tensor that says what it is by its class and holds no numbers."""
+    queries, keys = sizes
+    q, k, v = torch.randn(2, 3, queries, 8), torch.randn(2, 3, keys, 8), torch.randn(2, 3, keys, 8)
+    bias = corner(queries, keys)
+    found = F.attention(q, k, v, bias)
+    assert type(found) is torch.Tensor
+    # Not by SDPA: where a query sees no key, its result is NaN and ours 0.
+    torch.testing.assert_close(found, F.attention(q, k, v, bias._materialize()))
+    with pytest.raises(ValueError, match="CausalBias should not be used with causal=True"):
+        F.attention(q, k, v, bias, is_causal=True)
+    with pytest.raises(RuntimeError, match=f"CausalBias of {queries} and {keys}"):
+        F.attention(q[:, :, 1:], k, v, bias)
 
 
 @pytest.mark.parametrize("score", ["scaled_dot", "additive"])

@@ -319,6 +319,58 @@ def test_pointer_attention():
     assert layer.nll(query[:, 0], memory, target[:, 0], reduction="none").shape == (3,)
 
 
+def test_pointer_and_local_layers_know_where_they_looked():
+    """The location filters of either reach its weights, and learn."""
+    query, memory = torch.randn(3, 5), torch.randn(3, 6, 7)
+    looked = torch.softmax(torch.randn(3, 6), -1)
+    options = {"score": "additive", "location_filters": 2, "location_kernel": 3}
+    plain = fastrnn.Attention(5, 7, **options)
+    _, expected = plain(query, memory, previous_weights=looked)
+    pointer = fastrnn.PointerAttention(5, 7, **options)
+    local = fastrnn.LocalAttention(5, 7, 6, predictive=False, **options)  # a window of all
+    for layer in (pointer, local):
+        layer.load_state_dict(plain.state_dict())
+        found = layer(query, memory, previous_weights=looked)
+        found = found.exp() if layer is pointer else found[1]
+        torch.testing.assert_close(found, expected)
+        found[:, 0].sum().backward()
+        assert layer.location_conv.weight.grad.any() and layer.location_proj.weight.grad.any()
+    target = torch.tensor([0, 5, 2])
+    loss = pointer.nll(query, memory, target, previous_weights=looked)
+    torch.testing.assert_close(loss, -expected.log()[range(3), target].mean())
+    with pytest.raises(ValueError, match="distribution, which has no dropout"):
+        fastrnn.PointerAttention(5, 7, dropout=0.1)
+
+
+@pytest.mark.parametrize("kind", ["Attention", "LocalAttention", "PointerAttention"])
+def test_a_mask_of_one_step(kind):
+    """``[B, Tk]`` without Tq, as the weights of one step have it."""
+    layer = getattr(fastrnn, kind)(5, 7, *([6] if kind == "LocalAttention" else []))
+    query, memory = torch.randn(3, 5), torch.randn(3, 6, 7)
+    mask = torch.rand(3, 6) > 0.3
+    mask[:, 2] = True
+    step = layer(query, memory, attn_mask=mask)
+    steps = layer(query.unsqueeze(1), memory, attn_mask=mask.unsqueeze(1))
+    for a, b in zip(step, steps, strict=True):
+        torch.testing.assert_close(a, b.squeeze(1) if kind != "PointerAttention" else b[0])
+
+
+def test_what_a_layer_says_it_is():
+    options = {"attention_size": 3, "bias": False, "normalize": True, "dropout": 0.2}
+    for layer, text in (
+        (fastrnn.Attention(5, 7), "5, 7, attention_size=5, score='additive'"),
+        (
+            fastrnn.Attention(5, 7, **options),
+            "5, 7, attention_size=3, score='additive', bias=False, normalize=True, dropout=0.2",
+        ),
+        (
+            fastrnn.LocalAttention(5, 7, 4, predictive=False),
+            "5, 7, score='general', window=4, predictive=False",
+        ),
+    ):
+        assert layer.extra_repr() == text
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -326,7 +378,7 @@ def test_pointer_attention():
         ({"score": "dot"}, "to be the same"),
         ({"score": "location"}, "needs positions"),
         ({"dropout": 2.0}, "probability"),
-        ({"score": "general", "location_filters": 2}, "additive score"),
+        ({"score": "general", "location_filters": 2}, 'score="additive"'),
         ({"backend": "abacus"}, "backend should be"),
     ],
 )

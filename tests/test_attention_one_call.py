@@ -124,6 +124,55 @@ def test_differentiated_again_and_mapped():
         assert each.requires_grad
 
 
+def test_of_the_weights_alone_by_the_reference():
+    q, k, v = (torch.randn(2, n, 4, requires_grad=True) for n in (3, 5, 5))
+    with fastrnn.use_backend("reference"):
+        expected = F.attention(q, k, v, return_weights=True, scale=0.5)[1]
+    of_both = [q, k]
+    upstream = torch.randn_like(expected)
+    expected = torch.autograd.grad(expected, of_both, upstream)
+    weights = F.attention(q, k, v, return_weights=True)[1]
+    with fastrnn.use_backend("reference"):
+        found = torch.autograd.grad(weights, of_both, upstream, create_graph=True)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_autocast_begun_after_the_forward():
+    q, k, v = (torch.randn(2, n, 8, requires_grad=True) for n in (3, 5, 5))
+    out = F.attention(q, k, v)
+    expected = torch.autograd.grad(out.sum(), (q, k, v), retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(out.sum(), (q, k, v), create_graph=True)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("queries", [2, 9])
+@pytest.mark.parametrize("size", [64, 300])
+def test_one_key_has_the_whole_weight(queries, size):
+    """However large its score, and whatever its rounding: that is the same twice."""
+    q, k, v = (20 * torch.randn(3, n, size) for n in (queries, 1, 1))
+    for isa in ISAS:
+        with use_isa(isa):
+            weights = F.attention(q, k, v, scale=1.7, return_weights=True)[1]
+        assert torch.equal(weights, torch.ones(3, queries, 1)), isa
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_weights_of_large_scores(isa):
+    """Against float64's softmax of the same scores, at the rounding of scores in the thousands."""
+    torch.manual_seed(0)
+    q, k, v = 1e3 * torch.randn(4, 3, 8), torch.randn(4, 5, 8), torch.randn(4, 5, 8)
+    with use_isa(isa):
+        weights = F.attention(q, k, v, return_weights=True)[1].double()
+    exact = torch.softmax(q.double() @ k.double().transpose(1, 2) / 8**0.5, -1)
+    torchs = torch.softmax(q @ k.transpose(1, 2) / 8**0.5, -1).double()
+    eps = torch.finfo(torch.float32).eps
+    assert (weights - exact).abs().max() <= 2 * (torchs - exact).abs().max() + eps
+    torch.testing.assert_close(weights.sum(-1), torch.ones(4, 3).double(), atol=8 * eps, rtol=0)
+
+
 def test_a_module_s_step_is_one_call(general):
     layer = fastrnn.Attention(6, 5, 8)
     memory, query = torch.randn(3, 7, 5), torch.randn(3, 6, requires_grad=True)

@@ -11,6 +11,7 @@ from torch.nn.functional import layer_norm, softplus
 import fastrnn
 from fastrnn import functional, init
 from fastrnn.cells import CELLS
+from fastrnn.forms import weight_shapes
 
 I, H, T, B = 3, 6, 5, 2
 F64 = torch.float64
@@ -144,6 +145,19 @@ def test_light_gru_normalises_over_the_batch():
     torch.testing.assert_close(training, by_hand)
     layer.eval()
     assert not torch.allclose(layer(x)[0], training)  # by the running statistics
+
+
+def test_errors_of_a_normaliser():
+    """What it returns is looked at before a kernel reads it."""
+    shapes = weight_shapes(CELLS["lstm"], "single", features=I, hidden=H)
+    x, weights = torch.randn(T, B, I), [torch.randn(shape) for shape in shapes.values()]
+    for change, error, match in (
+        (lambda t: t.double(), RuntimeError, "same dtype"),
+        (lambda t: t[:1], ValueError, "of the size it is given"),
+        (lambda t: None, ValueError, "NoneType"),
+    ):
+        with pytest.raises(error, match=match):
+            functional.recurrent("lstm", x, None, weights, bias="single", normalise=[change])
 
 
 def test_min_gru_is_a_weighted_mean_of_the_past():

@@ -463,3 +463,24 @@ def test_a_weight_of_another_dtype_or_device_is_refused(name, kind):
         broken = {weight: change(module.state_dict()[weight])}
         with pytest.raises(RuntimeError, match=r"same d(type|evice)"):
             torch.func.functional_call(module, broken, (zeros(3, 10),))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors():
+    """Before anything is read of what has no sizes."""
+    nested = torch.nested.nested_tensor([torch.ones(3, 10), torch.ones(2, 10)])
+    jagged = torch.nested.nested_tensor([torch.ones(3, 10)], layout=torch.jagged)
+    weights = list(fastrnn.GRU(10, 4).parameters())
+    calls = [
+        *(getattr(fastrnn, name)(10, 4) for name in LAYERS + CELLS),
+        fastrnn.quantize_dynamic(fastrnn.LSTM(10, 4)),
+        fastrnn.MinGRU(10, 4),
+        lambda x: fastrnn.functional.gru(x, zeros(1, 2, 4), weights),
+        lambda x: fastrnn.functional.attention(x, x, x),
+    ]
+    for call in calls:
+        for grad in (True, False):
+            for tensor in (nested, jagged):
+                with torch.set_grad_enabled(grad):
+                    with pytest.raises(NotImplementedError, match="not support NestedTensor"):
+                        call(tensor)

@@ -1,5 +1,7 @@
 """A layer whose input product and scan are one call forwards, with gradients and without."""
 
+import copy
+
 import pytest
 import torch
 from equality import ISAS, SEED, Case, assert_equal, call_fastrnn, draw, run, threads, use_isa
@@ -150,6 +152,47 @@ def test_each_place_gets_its_own_gradient(use, calls):
     assert calls
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_autocast_begun_after_the_forward(kind, recompute, calls):
+    """The backward that is differentiated again keeps the forward's dtype, as the other does."""
+    layer = getattr(fastrnn, kind)(16, 32, bidirectional=True, recompute=recompute)
+    x = torch.randn(10, 4, 16, requires_grad=True)
+    output = layer(x)[0]
+    (expected,) = torch.autograd.grad(output.sum(), x, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        (again,) = torch.autograd.grad(output.sum(), x, create_graph=True)
+        ones = torch.ones(2, *output.shape)
+        (batched,) = torch.autograd.grad(output, x, ones, retain_graph=True, is_grads_batched=True)
+    torch.testing.assert_close(again, expected)
+    torch.testing.assert_close(batched[1], expected)
+    assert calls or (recompute and kind == "LSTM")  # whose c of all steps comes from cpp.scan
+
+
+def test_hooks_that_change_what_was_saved(calls):
+    """Never read as what it was: an error in torch's words."""
+    x = torch.randn(5, 3, 4, requires_grad=True)
+    for options in ({}, {"recompute": True}):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t.double()):
+            output, _ = fastrnn.LSTM(4, 6, **options)(x)
+        with pytest.raises(RuntimeError, match="have the same dtype, but got"):
+            output.sum().backward()
+    assert calls
+
+
+def test_a_batch_of_one_with_gaps(calls):
+    """A view of one sequence among others takes the same way, to the same bits."""
+    x = torch.randn(20, 4, 64)
+    for kind in ("LSTM", "GRU", "RNN"):
+        layer = getattr(fastrnn, kind)(64, 64)
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad):
+                together, _ = layer(x)
+                alone, _ = layer(x[:, 3:])
+            assert torch.equal(alone, together[:, 3:])
+    assert len(calls) == 9  # without gradients only the view comes this way: fastrnn.inference
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpoints(reentrant, calls):
     layer, x = fastrnn.LSTM(5, 6), torch.randn(7, 3, 5, requires_grad=True)
@@ -186,6 +229,15 @@ def test_a_change_before_the_backward_is_noticed(calls):
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         output.sum().backward()
     assert calls
+
+
+def test_a_default_given_is_one_left_out(calls):
+    x = torch.randn(5, 3, 4)
+    layer = fastrnn.LSTM(4, 6, recompute=False, zoneout=0.0, cell_clip=None, reverse=False)
+    copy.deepcopy(layer)(x)
+    layer = fastrnn.GRU(4, 6)
+    fastrnn.functional.gru(x, torch.zeros(1, 3, 6), list(layer.parameters()), grad_clip=None)
+    assert len(calls) == 2
 
 
 def test_what_goes_the_general_way(calls):

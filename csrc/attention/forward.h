@@ -91,8 +91,8 @@ struct AttentionForward {
     const RowBlock<S> q = queries_of<S>(a.query, a.E, b, h, t0, t1);
     const bool few = a.Tq <= kFewQueries;
     const bool extra = a.extra != Extra::kNone;
-    const bool unpacked = few && Score<S>::kScoresOfFew && !(kMayFail<S> && extra);
-    if (!unpacked || extra) m.score.set_queries(q, false);
+    const bool unpacked = few && Score<S>::kScoresOfFew;
+    if (!unpacked) m.score.set_queries(q, false);
     for (int64_t r = 0; r < queries; ++r) {
       m.top[r] = -kInfinity, m.total[r] = 0;
       for (int64_t x = 0; x < m.width; x += W) store(m.o + r * m.width + x, V{});
@@ -131,7 +131,7 @@ struct AttentionForward {
       at<C>(a.lse, b, h, t0 + r) =
           m.total[r] == 0 ? -kInfinity : m.top[r] + natural_log(m.total[r]);
     }
-    if (extra) write_found(a, m, b, h, t0, t1, seen);
+    if (extra) write_found(a, m, q, unpacked, b, h, t0, t1, seen);
     return true;
   }
 
@@ -161,30 +161,39 @@ struct AttentionForward {
     }
   }
 
-  // The weights, or their logarithms, now that the totals are known: the scores once more.
-  static void write_found(const AttentionArgs& a, Scratch& m, int64_t b, int64_t h, int64_t t0,
-                          int64_t t1, KeyRange seen) {
+  // The weights, or their logarithms, now that the totals are known: the scores once more, summed
+  // in the order of the first time. From the largest score and the total, not from lse, whose last
+  // bit is a large part of a weight where scores are in the thousands.
+  static void write_found(const AttentionArgs& a, Scratch& m, const RowBlock<S>& q, bool unpacked,
+                          int64_t b, int64_t h, int64_t t0, int64_t t1, KeyRange seen) {
     const bool logs = a.extra == Extra::kLogProbabilities;
     const V nothing = logs ? broadcast<C>(-kInfinity) : V{};
     for (int64_t k0 = 0; k0 < a.Tk; k0 += kKeys) {
       const int64_t keys = min_of(kKeys, a.Tk - k0);
       const bool any = k0 + keys > seen.first && k0 < seen.last;
       if (any) {
-        m.score.set_keys(keys_of<S>(a, a.key, a.E, b, h, k0, keys, seen), false);
-        m.score.scores(t1 - t0, keys, m.s);
+        const RowBlock<S> k = keys_of<S>(a, a.key, a.E, b, h, k0, keys, seen);
+        if constexpr (Score<S>::kScoresOfFew) {
+          if (unpacked) Score<S>::scores_of_few(q, k, m.s);
+        }
+        if (!unpacked) {
+          m.score.set_keys(k, false);
+          m.score.scores(t1 - t0, keys, m.s);
+        }
       }
       for (int64_t t = t0; t < t1; ++t) {
         S* to = at<S>(a.found, b, h, t) + k0;
         const Row<S> row(a, b, h, t);
         C* s = m.s + (t - t0) * kKeys;
-        const C lse = at<C>(a.lse, b, h, t);
+        const C top = m.top[t - t0], total = m.total[t - t0];
+        const C inverse = 1 / total, log_total = logs ? natural_log(total) : C(0);
         if (any) row.finish_scores(s, k0, keys);
         if (any && row.weighted && !logs) row.factors(k0, keys, m.f);
         for (int64_t i = 0; i < keys; i += W) {
           V x = nothing;
-          if (any && lse != -kInfinity) {
-            x = load(s + i) - lse;
-            if (!logs) x = exp_of_difference<C>(x);
+          if (any && total != 0) {
+            x = load(s + i) - top;
+            x = logs ? x - log_total : exp_of_difference<C>(x) * inverse;
             if (!logs && row.weighted) x *= load(m.f + i);
           }
           store(to + i, x, int(min_of(W, keys - i)));

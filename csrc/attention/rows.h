@@ -106,7 +106,10 @@ template <class C>
 inline typename VecOf<C>::ints load_bools(const uint8_t* p, int n) {
   using Ints = typename VecOf<C>::ints;
   typename BytesOf<C>::type bytes{};
-  __builtin_memcpy(&bytes, p, size_t(n));
+  if (__builtin_expect(n == kLanes<C>, 1))
+    __builtin_memcpy(&bytes, p, sizeof bytes);  // of a size that is known: no call
+  else
+    __builtin_memcpy(&bytes, p, size_t(n));
   return __builtin_convertvector(bytes, Ints) != 0;
 }
 
@@ -153,8 +156,8 @@ struct Row {
   inline V finish_scores(C* s, int64_t k0, int64_t keys, C* slope = nullptr) const {
     V top = broadcast<C>(-kInfinity);
     const C scale = C(a.scale);
-    const int64_t whole = keys / W * W;
-    if (!masked && a.softcap == 0 && sees_all(k0, keys) && keys == whole) {
+    const bool all = sees_all(k0, keys) && keys % W == 0;
+    if (!masked && a.softcap == 0 && all) {
       for (int64_t i = 0; i < keys; i += W) {
         const V x = load(s + i) * scale;
         top = x > top ? x : top;
@@ -173,9 +176,11 @@ struct Row {
         if (slope) store(slope + i, 1 - bent * bent);
       }
       if (masked) x = mask(x, k0 + i, int(min_of(W, keys - i)));
-      const V lane = numbers + C(i);
-      const Ints seen = (lane >= low) & (lane < high);
-      x = seen ? x : broadcast<C>(-kInfinity);
+      if (!all) {
+        const V lane = numbers + C(i);
+        const Ints seen = (lane >= low) & (lane < high);
+        x = seen ? x : broadcast<C>(-kInfinity);
+      }
       top = x > top ? x : top;
       store(s + i, x);
     }

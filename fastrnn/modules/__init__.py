@@ -4,11 +4,12 @@ A module holds parameters and knows the forms a call can take (batched, unbatche
 packed, with or without a state); everything numeric is in `fastrnn.functional`.
 """
 
-from .attention import Attention, LocalAttention, PointerAttention
+from .attention import Attention, LocalAttention
 from .bidirectional import Bidirectional
 from .cells import GRUCell, LSTMCell, RNNCell
 from .layers import GRU, LSTM, RNN
 from .multihead import MultiheadAttention
+from .pointer_attention import PointerAttention
 from .variants import (
     SLSTM,
     CoupledLSTM,

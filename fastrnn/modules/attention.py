@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import backends
-from ..functional_attention import attention, pointer_log_probs, pointer_nll
+from ..functional_attention import attention
 from ..scores import SCORES
 from . import attention_sizes as sizes
 from .scripting import refuse_scripting
 
-__all__ = ["Attention", "LocalAttention", "PointerAttention"]
+__all__ = ["Attention", "LocalAttention"]
 
 
 class Memory(NamedTuple):
@@ -40,8 +40,8 @@ class Attention(nn.Module):
 
     ============ ======================================================================
     additive     ``weight_query [A, Q]``, ``weight_key [A, M]``, ``bias [A]``,
-                 ``vector [A]``; ``gain`` with ``normalize``; ``location_conv`` and
-                 ``location_proj`` with ``location_filters``
+                 ``vector [A]``; ``gain`` with ``normalize``; ``location_conv.weight``
+                 and ``location_proj.weight`` with ``location_filters``
     general      ``weight [Q, M]``
     location     ``weight [positions, Q]``
     cosine       ``temperature``
@@ -51,8 +51,9 @@ class Attention(nn.Module):
     (Bahdanau et al. 2015, Luong et al. 2015, Chorowski et al. 2015.) A memory is projected
     by `project`, once for all the steps of a decoder:
 
-    >>> memory = attention.project(encoded, lengths)
-    >>> for query in steps:
+    >>> attention = fastrnn.Attention(query_size=32, memory_size=48)
+    >>> memory = attention.project(torch.randn(4, 20, 48), lengths=torch.tensor([20, 7, 1, 12]))
+    >>> for query in torch.randn(5, 4, 32):  # [B, Q] at a time
     ...     context, weights = attention(query, memory)
 
     Args:
@@ -104,7 +105,10 @@ class Attention(nn.Module):
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout should be a probability, got: {dropout}")
         if location_filters and (score != "additive" or location_kernel % 2 != 1):
-            raise ValueError("location_filters needs the additive score and an odd location_kernel")
+            raise ValueError(
+                'location_filters needs score="additive" and an odd location_kernel, '
+                f"got: {score!r} and {location_kernel}"
+            )
         self.query_size, self.memory_size, self.score = query_size, memory_size, score
         self.dropout, self.backend = dropout, backends.check_name(backend)
         size = attention_size or query_size
@@ -174,7 +178,8 @@ class Attention(nn.Module):
             query: ``[B, Tq, Q]``, or ``[B, Q]`` for one step.
             memory: ``[B, Tk, M]``, or what `project` made of it.
             lengths: ``[B]`` of the memory; belongs to `project` where that was called.
-            attn_mask: broadcastable to ``[B, Tq, Tk]``, True takes part, or numbers to add.
+            attn_mask: broadcastable to ``[B, Tq, Tk]``, for one step also to ``[B, Tk]``; True
+                takes part, or numbers to add.
             previous_weights: ``[B, Tk]`` of the step before, with location filters; None: 0.
             need_weights: whether to return them.
 
@@ -196,7 +201,7 @@ class Attention(nn.Module):
         step, query, memory = self._queries(query, memory, lengths)
         context, *weights = _as_tuple(
             attention(
-                query, memory.keys, memory.values, attn_mask,
+                query, memory.keys, memory.values, of_queries(attn_mask, step),
                 self.dropout if self.training else 0.0, score=self.score,
                 lengths_k=memory.lengths, return_weights=need_weights, backend=self.backend,
                 **self._operands(query, memory, previous_weights),
@@ -250,7 +255,15 @@ class Attention(nn.Module):
         return {}
 
     def extra_repr(self) -> str:
-        return f"{self.query_size}, {self.memory_size}, score={self.score!r}"
+        found = f"{self.query_size}, {self.memory_size}"
+        if self.score == "additive":
+            found += f", attention_size={self.vector.shape[0]}"
+        found += f", score={self.score!r}"
+        if self.score == "additive" and self.bias is None:
+            found += ", bias=False"
+        if self.score == "additive" and self.gain is not None:
+            found += ", normalize=True"
+        return found + (f", dropout={self.dropout}" if self.dropout else "")
 
 
 class LocalAttention(Attention):
@@ -259,7 +272,9 @@ class LocalAttention(Attention):
     With ``predictive=False`` (local-m) :math:`p_t = t`. Else (local-p)
     :math:`p_t = S \sigma(v_p \cdot \tanh(W_p q_t))`, S the length of the memory, and the
     weights are multiplied by :math:`\exp(-(s - p_t)^2 / (2 (D/2)^2))`, not normalised again.
-    Keys outside are skipped: the work grows with D, not with the memory.
+    Keys outside are skipped: of one query, or of queries whose centres follow one another, the work
+    grows with D, not with the memory. Queries of one call are computed in blocks, and a block
+    reads all keys from its first window to its last: centres that jump about cost more.
 
     Args:
         window: D.
@@ -297,18 +312,21 @@ class LocalAttention(Attention):
             nn.init.xavier_uniform_(self.weight_centre)
             nn.init.uniform_(self.vector_centre, -(size**-0.5), size**-0.5)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         memory: Tensor | Memory,
         lengths: Tensor | None = None,
         *,
         attn_mask: Tensor | None = None,
+        previous_weights: Tensor | None = None,
         need_weights: bool = True,
         start: int = 0,
     ) -> tuple[Tensor, Tensor | None]:
         """As `Attention`'s; ``start`` is the position t of the first query, for local-m."""
-        return self._attend(query, memory, lengths, attn_mask, None, need_weights, start)
+        return self._attend(
+            query, memory, lengths, attn_mask, previous_weights, need_weights, start
+        )
 
     def centre(self, query: Tensor, memory: Memory) -> Tensor:
         """The predicted centres ``[B, Tq]`` of queries ``[B, Tq, Q]``."""
@@ -327,66 +345,16 @@ class LocalAttention(Attention):
         # A Gaussian of infinite width is a plain window around a given centre.
         return {"window": self.window, "centre": steps + start, "width": math.inf}
 
+    def extra_repr(self) -> str:
+        predictive = "" if self.predictive else ", predictive=False"
+        return f"{super().extra_repr()}, window={self.window}{predictive}"
 
-class PointerAttention(Attention):
-    r"""A distribution over the memory as the output itself (Vinyals et al. 2015).
 
-    .. math::
-        p(y_t = s) = \mathrm{softmax}_s(v \cdot \tanh(W_1 m_s + W_2 q_t))
-
-    Arguments are those of `Attention`. A call returns log-probabilities ``[B, Tq, Tk]``
-    (``[B, Tk]`` for one step), -inf behind the lengths; `nll` the loss, which never writes them.
-    """
-
-    def forward(  # type: ignore[override]
-        self,
-        query: Tensor,
-        memory: Tensor | Memory,
-        lengths: Tensor | None = None,
-        *,
-        attn_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Log-probabilities over the memory, ``[B, Tq, Tk]``, or ``[B, Tk]`` for one step.
-
-        Args:
-            query: ``[B, Tq, Q]``, or ``[B, Q]`` for one step.
-            memory: ``[B, Tk, M]``, or what `project` made of it.
-            lengths: int ``[B]``: how much of the memory counts; None: all.
-            attn_mask: as in `fastrnn.functional.attention`.
-        """
-        step, query, memory = self._queries(query, memory, lengths)
-        found = pointer_log_probs(query, memory.keys, **self._options(query, memory, attn_mask))
-        return found.squeeze(1) if step else found
-
-    def nll(
-        self,
-        query: Tensor,
-        memory: Tensor | Memory,
-        target: Tensor,
-        lengths: Tensor | None = None,
-        *,
-        attn_mask: Tensor | None = None,
-        reduction: str = "mean",
-        ignore_index: int = -100,
-    ) -> Tensor:
-        """As `fastrnn.functional.pointer_nll`; target ``[B, Tq]``, or ``[B]`` for one step.
-
-        A target behind the lengths has the probability zero, and so a loss of infinity.
-        """
-        given = query
-        step, query, memory = self._queries(query, memory, lengths)
-        sizes.check_target(target, given)
-        loss = pointer_nll(
-            query, memory.keys, target.unsqueeze(1) if step else target, reduction=reduction,
-            ignore_index=ignore_index, **self._options(query, memory, attn_mask),
-        )  # fmt: skip
-        return loss.squeeze(1) if step and reduction == "none" else loss
-
-    def _options(self, query: Tensor, memory: Memory, attn_mask: Tensor | None) -> dict[str, Any]:
-        return {
-            "score": self.score, "attn_mask": attn_mask, "lengths_k": memory.lengths,
-            "backend": self.backend, **self._operands(query, memory, None),
-        }  # fmt: skip
+def of_queries(attn_mask: Tensor | None, step: bool) -> Tensor | None:
+    """A mask ``[B, Tk]`` of one step as ``[B, 1, Tk]``; ``[Tq, Tk]`` and others as they are."""
+    if step and attn_mask is not None and attn_mask.dim() == 2:
+        return attn_mask.unsqueeze(1)
+    return attn_mask
 
 
 def _as_tuple(value: Any) -> tuple[Tensor, ...]:

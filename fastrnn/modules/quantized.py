@@ -101,7 +101,9 @@ class _QuantizedLayer(Quantized):
 
     def _forward_unwatched(self, input: Any, hx: Any) -> tuple[Tensor, State] | None:
         """The short way for what is simple, else None."""
-        if type(input) is not Tensor or input.dim() != 3 or input.size(2) != self.input_size:
+        if type(input) is not Tensor or input.is_nested or input.dim() != 3:
+            return None
+        if input.size(2) != self.input_size:
             return None
         if self.batch_first:
             input = input.transpose(0, 1).contiguous()

@@ -13,9 +13,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import backends, inference, init
 from ..cells import CELLS, CellSpec
-from ..checks import check_flag
+from ..checks import check_flag, check_not_nested
 from ..forms import Bias, check_bias, check_heads, weight_names, weight_shapes
-from ..sequences import NOTHING, OFF, Call, Settings, as_keywords
+from ..sequences import NOTHING, OFF, Call, Settings, as_keywords, settings_of
 from .scripting import refuse_scripting
 from .states import State, as_tensor, map_state
 from .weights import read_weights
@@ -101,9 +101,10 @@ class Recurrent(nn.RNNBase):
         elif forget_bias is not None:
             init.forget_bias_(self, forget_bias)
         more = {name: value for name, value in settings.items() if name != _LEARN}
-        if more:
-            self.settings = Settings(**more)
-            self.settings.check(self._spec(), bool(proj_size), bidirectional)
+        chosen = settings_of(more)
+        if chosen is not OFF:  # which stays the class's: a copy's would be another object
+            chosen.check(self._spec(), bool(proj_size), bidirectional)
+            self.settings = chosen
         learn = settings.get(_LEARN, False)
         check_flag(_LEARN, learn)
         if learn:
@@ -198,6 +199,7 @@ class Recurrent(nn.RNNBase):
                 f"{self._title}: Expected input to be a tensor or a PackedSequence, "
                 f"got {type(input).__name__} instead"
             )
+        check_not_nested(self._title, input)
         rank = input.dim()
         if rank not in (2, 3):
             raise ValueError(
@@ -220,7 +222,7 @@ class Recurrent(nn.RNNBase):
 
     def _forward_unwatched(self, input: Any, hx: Any) -> tuple[Tensor, State] | None:
         """The short way for what is simple, else None."""
-        if type(input) is not Tensor or input.dim() != 3 or not self.plain:
+        if type(input) is not Tensor or input.is_nested or input.dim() != 3 or not self.plain:
             return None
         if input.size(2) != self.input_size:
             return None

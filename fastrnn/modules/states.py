@@ -7,15 +7,23 @@ from typing import Any
 
 from torch import Tensor
 
+from ..checks import check_not_nested
+
 State = Tensor | tuple[Tensor, ...]
 
 
 def as_input(module: str, input: Any) -> Tensor:
-    """The ``input`` of a module that takes a tensor; TypeError: it is none."""
+    """The ``input`` of a module that takes a tensor.
+
+    Raises:
+        TypeError: it is none.
+        NotImplementedError: it is a nested one.
+    """
     if not isinstance(input, Tensor):
         raise TypeError(
             f"{module}: Expected input to be a tensor, got {type(input).__name__} instead"
         )
+    check_not_nested(module, input)
     return input
 
 
